@@ -1,0 +1,1 @@
+"""polopt: policy optimization for classical control."""

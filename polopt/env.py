@@ -1,0 +1,230 @@
+"""The environment protocol: N worlds stepped together on one device.
+
+Everything that acts in polopt acts on an :class:`Env`. Two kinds exist:
+
+* an :class:`Env` proper takes and returns ``torch`` tensors that live on ``env.device``;
+* a :class:`HostEnv` computes in NumPy on the CPU. It offers the same tensor face, and besides it the
+  array face ``reset_host``/``step_host`` that spares the rollout a tensor round trip per step.
+
+Autoreset is always *same step*: when an episode ends, ``Step.obs`` is already the first observation of the
+next one and ``Step.next_obs`` is the true successor, so no caller ever digs in an info dict for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import Space
+
+__all__ = ["Array", "Env", "EnvError", "Episode", "HostEnv", "Obs", "State", "Step"]
+
+Array = Any
+"""``torch.Tensor`` at the tensor face, ``numpy.ndarray`` at the host face."""
+Obs = Any
+"""An :data:`Array` ``[N, ...]``, or a dict of them for Dict spaces."""
+State = dict[str, Any]
+"""A tree of NumPy arrays and JSON values (str keys): what a checkpoint can hold without pickle."""
+
+
+class EnvError(RuntimeError):
+    """An environment misbehaved: it raised, or gave a NaN or infinity. The message names its index."""
+
+
+class Step(NamedTuple):
+    """What N worlds answer to one action.
+
+    Attributes:
+        obs: ``[N, ...]`` the observation to act on next (the new episode's first one where one has just ended).
+        reward: ``[N]`` float.
+        terminated: ``[N]`` bool, the MDP ended: no bootstrap.
+        truncated: ``[N]`` bool, the episode was cut from outside (time limit): bootstrap with ``next_obs``.
+        next_obs: ``[N, ...]`` the true successor of the observation acted on, before any autoreset. The very object
+            ``obs`` where no world was reset.
+        valid: ``[N]`` bool, or None where every row is a real transition. False marks the fake transition with which
+            Gymnasium's NEXT_STEP vector environments spend a step on a reset.
+    """
+
+    obs: Obs
+    reward: Array
+    terminated: Array
+    truncated: Array
+    next_obs: Obs
+    valid: Array | None = None
+
+
+class Episode(NamedTuple):
+    """A finished episode, in the environment's own units (never normalised)."""
+
+    index: int
+    """Which of the N worlds."""
+    r: float
+    """Return: the undiscounted sum of rewards."""
+    l: int  # noqa: E741 - the name stable-baselines3's Monitor gives it
+    """Length [steps]."""
+    success: bool | None = None
+    """``info["is_success"]`` of the last step where the environment reports it."""
+
+
+class Env(ABC):
+    """N worlds on one device: ``reset() -> obs``, ``step(action) -> Step``; tensors in, tensors out.
+
+    Attributes:
+        num_envs: N.
+        device: where its tensors live.
+        observation_space, action_space: the spaces of a *single* world.
+        id: the Gymnasium id it stands for, or None.
+        exact_state: whether ``load_state_dict(state_dict())`` continues bit for bit.
+    """
+
+    num_envs: int
+    device: torch.device
+    observation_space: Space
+    action_space: Space
+    id: str | None = None
+    exact_state: bool = True
+    max_episode_steps: int | None = None
+
+    @abstractmethod
+    def reset(self, seed: int | None = None) -> Obs:
+        """Start N new episodes; world ``i`` is seeded with ``seed + i`` where a seed is given. Returns ``obs``."""
+
+    @abstractmethod
+    def step(self, action: torch.Tensor) -> Step:
+        """Advance every world by one action ``[N, ...]`` in the action space's own units."""
+
+    @abstractmethod
+    def pop_episodes(self) -> list[Episode]:
+        """The episodes that finished since the last call, oldest first."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Everything that decides the future: world states, running episodes, random generators."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> Obs:
+        """Take a :meth:`state_dict` back and return the observation to act on next.
+
+        Raises:
+            ValueError: the state is of another environment or another number of worlds.
+        """
+
+    def render(self, index: int = 0) -> np.ndarray:
+        """An RGB picture ``[height, width, 3]`` uint8 of world ``index``.
+
+        Raises:
+            NotImplementedError: this environment draws nothing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be rendered")
+
+    def close(self) -> None:
+        """Free what the worlds hold. Safe to call twice."""
+
+    @property
+    def unwrapped(self) -> Env:
+        """The innermost environment."""
+        return self
+
+    # What a learned model or a planner needs of the task, where it is known. A method of the protocol, so that
+    # no wing imports another.
+    def reward(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+        """The reward ``[...]`` of given transitions ``[..., O], [..., A], [..., O]``, where it is a function of them."""
+        raise NotImplementedError(f"{self.id or type(self).__name__} has no reward function of (obs, action, next_obs)")
+
+    def terminated(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+        """Whether given transitions end the MDP, ``[...]`` bool, where it is a function of them."""
+        raise NotImplementedError(f"{self.id or type(self).__name__} has no termination function of (obs, action, next_obs)")
+
+
+class HostEnv(Env):
+    """An :class:`Env` that computes in NumPy on the CPU.
+
+    Subclasses write :meth:`_reset` and :meth:`_step`; this class counts episodes and gives the tensor face.
+    The arrays that ``step_host`` returns may be overwritten by the next ``step_host``: copy what must last.
+    The tensor face always returns fresh tensors.
+    """
+
+    device = torch.device("cpu")
+    _MOST_EPISODES: ClassVar[int] = 100_000
+
+    def _start(self, num_envs: int) -> None:
+        """Set up the episode counters; a subclass's constructor calls it once."""
+        self.num_envs = num_envs
+        self._episode_return = np.zeros(num_envs, np.float64)
+        self._episode_length = np.zeros(num_envs, np.int64)
+        self._finished: deque[Episode] = deque(maxlen=self._MOST_EPISODES)
+
+    @abstractmethod
+    def _reset(self, seed: int | None) -> Obs:
+        """As :meth:`reset`, in arrays."""
+
+    @abstractmethod
+    def _step(self, action: np.ndarray) -> Step:
+        """As :meth:`step`, in arrays, with same-step autoreset."""
+
+    def _success(self, index: int) -> bool | None:
+        """Whether the episode of world ``index`` that has just ended was a success, where the env knows."""
+        return None
+
+    def reset_host(self, seed: int | None = None) -> Obs:
+        """:meth:`reset` in arrays."""
+        self._episode_return[:] = 0.0
+        self._episode_length[:] = 0
+        return self._reset(seed)
+
+    def step_host(self, action: np.ndarray) -> Step:
+        """:meth:`step` in arrays."""
+        step = self._step(action)
+        if step.valid is None:
+            self._episode_return += step.reward
+            self._episode_length += 1
+        else:
+            self._episode_return += np.where(step.valid, step.reward, 0.0)
+            self._episode_length += step.valid
+        if step.next_obs is not step.obs or step.valid is not None:
+            done = step.terminated | step.truncated
+            for i in np.flatnonzero(done):
+                i = int(i)
+                self._finished.append(
+                    Episode(i, float(self._episode_return[i]), int(self._episode_length[i]), self._success(i))
+                )
+            self._episode_return[done] = 0.0
+            self._episode_length[done] = 0
+        return step
+
+    def pop_episodes(self) -> list[Episode]:
+        episodes = list(self._finished)
+        self._finished.clear()
+        return episodes
+
+    def reset(self, seed: int | None = None) -> Obs:
+        return _tensors(self.reset_host(seed))
+
+    def step(self, action: torch.Tensor) -> Step:
+        step = self.step_host(action.detach().cpu().numpy())
+        obs = _tensors(step.obs)
+        return Step(
+            obs,
+            _tensors(step.reward),
+            _tensors(step.terminated),
+            _tensors(step.truncated),
+            obs if step.next_obs is step.obs else _tensors(step.next_obs),
+            None if step.valid is None else _tensors(step.valid),
+        )
+
+    def _episode_state(self) -> State:
+        """The episode counters, for a subclass's ``state_dict``."""
+        return {"episode_return": self._episode_return.copy(), "episode_length": self._episode_length.copy()}
+
+    def _load_episode_state(self, state: State) -> None:
+        self._episode_return[:] = state["episode_return"]
+        self._episode_length[:] = state["episode_length"]
+
+
+def _tensors(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {k: _tensors(v) for k, v in x.items()}
+    return torch.tensor(x)
