@@ -1,0 +1,227 @@
+"""Run a suite's cells on a pool of processes, resumably: a finished cell is never run again, a dead one is taken over."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from polopt.bench.suite import Cell, Suite, load_suite
+
+__all__ = ["Outcome", "read_record", "records_folder", "run_suite", "write_record"]
+
+LEASE = 900.0
+"""Seconds without a heartbeat after which a claim of another machine counts as dead."""
+_HEARTBEAT = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a suite's selected cells, by name."""
+
+    finished: tuple[str, ...]
+    """Run to their record by this call."""
+    skipped: tuple[str, ...]
+    """Already had a record."""
+    elsewhere: tuple[str, ...]
+    """Claimed by another live process."""
+    failed: tuple[str, ...]
+    """Ended without a record; the log says why."""
+
+
+def records_folder(suite: Suite, root: str | Path | None = None) -> Path:
+    """Where a suite's records lie: ``root/records/<suite>``, root being by default the folder above the suite's own."""
+    root = suite.path.resolve().parent.parent if root is None else Path(root)
+    return root / "records" / suite.name
+
+
+def run_suite(
+    path: str | Path,
+    workers: int = 2,
+    only: str | Sequence[str] | None = None,
+    root: str | Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Run what is unfinished of a suite, each cell in a fresh process with one torch thread.
+
+    Several calls, on one machine or on several that share the file system, divide the cells among them. A call that is
+    killed loses the cells it was running and nothing else.
+
+    Args:
+        path: the suite file.
+        workers: how many cells run at once.
+        only: shell patterns on ``label/env/seed``; None runs all.
+        root: records go to ``root/records/<suite>``, claims and logs to ``root/.cells/<suite>``.
+        say: takes a line for every cell that starts or ends.
+
+    Raises:
+        ValueError: a bad suite file, ``workers`` below 1, or a pattern that matches nothing.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; it takes at least 1")
+    suite = load_suite(path)
+    cells = suite.select(only)
+    records = records_folder(suite, root)
+    scratch = records.parent.parent / ".cells" / suite.name
+    records.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+
+    skipped = [cell for cell in cells if _has_record(records, cell)]
+    todo = [cell for cell in cells if not _has_record(records, cell)]
+    elsewhere: list[Cell] = []
+    ended: list[Cell] = []
+    running: dict[int, tuple[Any, Cell, float]] = {}
+    context = multiprocessing.get_context("spawn")
+    try:
+        while todo or running:
+            while todo and len(running) < workers:
+                cell = todo.pop(0)
+                if not _claim(scratch / f"{cell.stem}.claim"):
+                    elsewhere.append(cell)
+                    say(f"elsewhere {cell.name}")
+                    continue
+                process = context.Process(target=_work, args=(cell, records, scratch), name=cell.name)
+                process.start()
+                running[process.sentinel] = (process, cell, time.monotonic())
+                say(f"started   {cell.name}  log {scratch / cell.stem}.log")
+            for sentinel in wait(list(running)) if running else ():
+                process, cell, since = running.pop(sentinel)
+                process.join()
+                (scratch / f"{cell.stem}.claim").unlink(missing_ok=True)
+                ended.append(cell)
+                done = _has_record(records, cell)
+                minutes = (time.monotonic() - since) / 60
+                what = "finished " if done else f"FAILED (exit code {process.exitcode})"
+                say(f"{what} {cell.name}  {minutes:.1f} min  log {scratch / cell.stem}.log")
+    finally:
+        for process, cell, _ in running.values():
+            process.terminate()
+            process.join()
+            (scratch / f"{cell.stem}.claim").unlink(missing_ok=True)
+    names = {True: [], False: []}
+    for cell in ended:
+        names[_has_record(records, cell)].append(cell.name)
+    return Outcome(
+        finished=tuple(names[True]),
+        skipped=tuple(cell.name for cell in skipped),
+        elsewhere=tuple(cell.name for cell in elsewhere),
+        failed=tuple(names[False]),
+    )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record of :func:`write_record`.
+
+    Raises:
+        ValueError: the file is no record.
+    """
+    try:
+        record = json.loads(path.read_text())
+        record["address"], record["curve"]["steps"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a benchmark record: {error!r}") from error
+    return record
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write JSON with one line for every top-level key; readers see the old file or the new one, never a part."""
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record.items())
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with part.open("w") as file:
+        file.write("{\n" + lines + "\n}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _has_record(records: Path, cell: Cell) -> bool:
+    return (records / f"{cell.stem}.json").exists()
+
+
+def _work(cell: Cell, records: Path, scratch: Path) -> None:
+    """The life of a worker process: one cell."""
+    claim = scratch / f"{cell.stem}.claim"
+    claim.write_text(json.dumps(_owner()))
+    threading.Thread(target=_beat, args=(claim,), daemon=True).start()
+    log = (scratch / f"{cell.stem}.log").open("w", buffering=1)
+    sys.stdout = sys.stderr = log
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        import torch
+
+        torch.set_num_threads(1)
+        from polopt.bench.cell import run_cell
+
+        write_record(records / f"{cell.stem}.json", run_cell(cell))
+    except BaseException:
+        traceback.print_exc()
+        log.flush()
+        raise SystemExit(1) from None
+
+
+def _beat(claim: Path) -> None:
+    while True:
+        time.sleep(_HEARTBEAT)
+        os.utime(claim)
+
+
+def _owner() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
+
+
+def _claim(path: Path) -> bool:
+    """Take a cell by creating its claim, which only one process can do; a dead owner's claim is moved away first.
+
+    Should two processes bury the same dead claim at the same moment, both may run the cell; they write the same record.
+    """
+    try:
+        with path.open("x") as file:
+            json.dump(_owner(), file)
+        return True
+    except FileExistsError:
+        if _alive(path):
+            return False
+    grave = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.rename(grave)
+    except FileNotFoundError:
+        return False
+    grave.unlink()
+    return _claim(path)
+
+
+def _alive(claim: Path) -> bool:
+    """Whether a claim's owner still works: its process on this machine, its heartbeat on another."""
+    try:
+        fresh = time.time() - claim.stat().st_mtime < LEASE
+        owner = json.loads(claim.read_text())
+    except FileNotFoundError:
+        return False
+    except json.JSONDecodeError:  # being written this very moment, or its writer died doing so
+        return fresh
+    if owner["host"] != socket.gethostname():
+        return fresh
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return _born(owner["pid"]) == owner["born"]
+
+
+def _born(pid: int) -> str | None:
+    """When a process started [clock ticks since boot], which tells it from a later one of the same pid; Linux only."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else None

@@ -1,0 +1,190 @@
+"""A suite: the grid of runs x environments x seeds that one TOML file states, cut into content-addressed cells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+__all__ = ["LIBRARIES", "Cell", "Evaluation", "Suite", "load_suite"]
+
+LIBRARIES = ("polopt", "sb3", "sb3_contrib")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How every library of a suite is measured.
+
+    Every ``every`` environment steps, ``episodes`` episodes are played with the deterministic policy on the bare
+    Gymnasium environment, episode ``k`` seeded with ``seed + k``, so that all runs meet the same starts.
+    """
+
+    every: int
+    episodes: int = 10
+    seed: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("every", "episodes"):
+            _positive(f"evaluation.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run: what decides its outcome, and the label it is drawn under.
+
+    ``config`` takes rl-zoo's keys: ``policy``, ``n_envs``, ``normalize`` (running observation and reward
+    normalisation), and the algorithm's own arguments.
+    """
+
+    library: str
+    algorithm: str
+    env: str
+    seed: int
+    steps: int
+    evaluation: Evaluation
+    config: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the cell's address is made of: everything but the label."""
+        content = asdict(self)
+        del content["label"]
+        return content
+
+    @property
+    def address(self) -> str:
+        """The first 12 hex digits of the SHA-256 of the content's canonical JSON."""
+        text = json.dumps(self.content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """``label/env/seed``: what ``only`` patterns are matched against."""
+        return f"{self.label}/{self.env}/{self.seed}"
+
+    @property
+    def stem(self) -> str:
+        """The cell's file name, without suffix."""
+        env = self.env.replace("/", "_")
+        return f"{self.library}-{self.algorithm}-{env}-s{self.seed}-{self.address}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The cells of one TOML file, in the order in which they are run: all of the first seed, then the second, ...
+
+    ``reference[env] = (low, high)`` maps returns to scores ``(R - low) / (high - low)``, for what is drawn over
+    several environments.
+    """
+
+    name: str
+    title: str
+    cells: tuple[Cell, ...]
+    reference: Mapping[str, tuple[float, float]]
+    path: Path
+
+    def select(self, only: str | Sequence[str] | None) -> tuple[Cell, ...]:
+        """The cells whose name (``label/env/seed``) matches one of the shell patterns ``only``; all for None.
+
+        Raises:
+            ValueError: a pattern matches no cell.
+        """
+        if only is None:
+            return self.cells
+        patterns = [only] if isinstance(only, str) else list(only)
+        for pattern in patterns:
+            if not any(fnmatch(cell.name, pattern) for cell in self.cells):
+                names = ", ".join(sorted({cell.name.rsplit("/", 1)[0] + "/*" for cell in self.cells}))
+                raise ValueError(f"only={pattern!r} matches no cell of suite {self.name!r}; it has {names}")
+        return tuple(c for c in self.cells if any(fnmatch(c.name, p) for p in patterns))
+
+
+def load_suite(path: str | Path) -> Suite:
+    """Read a suite file. ``docs/bench.md`` describes its keys.
+
+    Raises:
+        ValueError: an unknown, missing or contradictory key, named with what would be right.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+    _only_keys(str(path), table, {"title", "steps", "seeds", "envs", "evaluation", "reference", "run"})
+    for key in ("steps", "seeds", "envs", "evaluation", "run"):
+        if key not in table:
+            raise ValueError(f"{path} lacks {key!r}")
+    evaluation_table = table["evaluation"]
+    _only_keys("[evaluation]", evaluation_table, {"every", "episodes", "seed"}, {"every"})
+    evaluation = Evaluation(**evaluation_table)
+
+    rows: list[list[Cell]] = []
+    for run in table["run"]:
+        rows.append(_cells_of(run, table, evaluation))
+    seeds = sorted({seed for run in table["run"] for seed in run.get("seeds", table["seeds"])})
+    cells = tuple(cell for seed in seeds for row in rows for cell in row if cell.seed == seed)
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.address in seen:
+            raise ValueError(f"{path}: {cell.name} and {seen[cell.address].name} are the same cell")
+        seen[cell.address] = cell
+
+    reference = {}
+    for env, bounds in table.get("reference", {}).items():
+        if len(bounds) != 2 or not bounds[0] < bounds[1]:
+            raise ValueError(f"[reference] {env!r} is {bounds}; it takes [low, high] with low < high")
+        reference[env] = (float(bounds[0]), float(bounds[1]))
+    return Suite(path.stem, table.get("title", path.stem), cells, reference, path)
+
+
+def _cells_of(run: Mapping[str, Any], table: Mapping[str, Any], evaluation: Evaluation) -> list[Cell]:
+    """The cells of one ``[[run]]``: its own ``envs``, ``seeds``, ``steps`` where given, else the suite's."""
+    where = f"[[run]] {run.get('label', run.get('algorithm', ''))!r}"
+    known = {"label", "library", "algorithm", "envs", "seeds", "steps", "config", "env_config"}
+    _only_keys(where, run, known, {"library", "algorithm"})
+    library, algorithm = run["library"], run["algorithm"]
+    if library not in LIBRARIES:
+        raise ValueError(f"{where}: library is {library!r}; it is one of {', '.join(LIBRARIES)}")
+    envs = run.get("envs", table["envs"])
+    seeds = run.get("seeds", table["seeds"])
+    steps = _positive(f"{where}: steps", run.get("steps", table["steps"]))
+    stray = sorted(set(run.get("env_config", {})) - set(envs))
+    if stray:
+        raise ValueError(f"{where}: env_config names {', '.join(stray)}, which this run does not train on")
+    cells = []
+    for env in envs:
+        config = _merged(run.get("config", {}), run.get("env_config", {}).get(env, {}))
+        for seed in seeds:
+            label = run.get("label", f"{library} {algorithm}")
+            cells.append(Cell(library, algorithm, env, seed, steps, evaluation, config, label))
+    return cells
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid on top, tables key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if nested else value
+    return merged
+
+
+def _only_keys(where: str, table: Mapping[str, Any], known: set[str], required: set[str] = frozenset()) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise ValueError(f"{where} has the unknown key {unknown[0]!r}; it takes {', '.join(sorted(known))}")
+    missing = sorted(required - set(table))
+    if missing:
+        raise ValueError(f"{where} lacks {missing[0]!r}")
+
+
+def _positive(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it takes an integer of at least 1")
+    return value
