@@ -1,0 +1,67 @@
+"""The one figure helper: panels side by side, seed bands, dotted bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .experiment import Curve, Experiment, Panel
+
+__all__ = ["draw"]
+
+_COLOURS = ("#1f6fb4", "#d1495b", "#2a9d6f", "#8e6bbf", "#e08e2b", "#4d4d4d", "#17a2b8", "#a0522d")
+
+
+def draw(experiment: Experiment, path: str | Path | None = None) -> Figure:
+    """The experiment's figure; written to ``path`` as a small PNG where one is given."""
+    count = len(experiment.panels)
+    figure = Figure(figsize=(5.2 * count + 0.4, 4.3), dpi=100, layout="constrained")
+    figure.suptitle(experiment.claim, fontsize=11)
+    for axes, panel in zip(np.atleast_1d(figure.subplots(1, count)), experiment.panels, strict=True):
+        _draw_panel(axes, panel)
+    if path is not None:
+        figure.savefig(path, pil_kwargs={"optimize": True})
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    axes.title.set_fontsize(10)
+    if panel.image is not None:
+        axes.imshow(
+            panel.image, extent=panel.extent, aspect="auto", origin="lower", interpolation="nearest", cmap="tab10"
+        )
+        return
+    axes.set(xscale=panel.xscale, yscale=panel.yscale)
+    colour = -1
+    for curve in panel.curves:
+        if curve.kind not in ("bound", "level"):
+            colour += 1
+        _draw_curve(axes, curve, _COLOURS[max(colour, 0) % len(_COLOURS)])
+    if panel.ylim is not None:
+        axes.set_ylim(panel.ylim)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if any(curve.label for curve in panel.curves):
+        axes.legend(fontsize=8, framealpha=0.85, edgecolor="none")
+
+
+def _draw_curve(axes: Axes, curve: Curve, colour: str) -> None:
+    y = np.atleast_2d(curve.y)
+    mean, label = y.mean(0), curve.label or None
+    if curve.kind == "bound":
+        axes.plot(curve.x, mean, ":", color=colour, linewidth=1.6, label=label)
+    elif curve.kind == "level":
+        axes.plot(curve.x, mean, "--", color="#444444", linewidth=1.1, label=label)
+    elif curve.kind == "marks":
+        axes.plot(curve.x, mean, "o-", color=colour, markersize=4.5, linewidth=1.2, label=label)
+    elif curve.kind == "steps":
+        axes.step(curve.x, mean, where="post", color=colour, linewidth=1.5, label=label)
+    else:
+        axes.plot(curve.x, mean, color=colour, linewidth=1.5, label=label)
+    if len(y) > 1:
+        low, high = np.quantile(y, [0.025, 0.975], axis=0)
+        axes.fill_between(curve.x, low, high, color=colour, alpha=0.15, linewidth=0)
