@@ -1,4 +1,4 @@
-"""One cell, from nothing to its record: make the model, train it, evaluate it on the way, the same for every library."""
+"""One cell, from nothing to its record: make the model, train it, evaluate it on the way, alike for every library."""
 
 from __future__ import annotations
 
@@ -151,10 +151,8 @@ class Evaluator(BaseCallback):
         self.cpu_seconds += time.process_time() - cpu
         trained = time.perf_counter() - self._started - self.seconds
         rate = self.num_timesteps / trained if trained > 0 else 0.0
-        print(
-            f"step {self.num_timesteps:>9,}  return {returns.mean():>9.1f} ± {returns.std():<8.1f} {rate:>7.0f} steps/s",
-            flush=True,
-        )
+        score = f"{returns.mean():>9.1f} ± {returns.std():<8.1f}"
+        print(f"step {self.num_timesteps:>9,}  return {score} {rate:>7.0f} steps/s", flush=True)
 
     def _keep_diagnostics(self) -> None:
         values = {

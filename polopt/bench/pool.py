@@ -1,4 +1,4 @@
-"""Run a suite's cells on a pool of processes, resumably: a finished cell is never run again, a dead one is taken over."""
+"""Run a suite's cells on a pool of processes, resumably: a finished cell never runs again, a dead one is taken over."""
 
 from __future__ import annotations
 
