@@ -90,8 +90,7 @@ class GymnasiumEnv(HostEnv):
         return Step(obs, reward, terminated, truncated, next_obs)
 
     def reset_where(self, mask: np.ndarray) -> Obs:
-        """Cut the episodes of the marked worlds and start new ones; the observations of all worlds."""
-        self._cut(mask)
+        self._finish(mask)
         obs = cast(self._obs, self._obs)
         for i in np.flatnonzero(mask):
             put(obs, i, self.envs[i].reset()[0])

@@ -77,6 +77,7 @@ class Env(ABC):
         device: where its tensors live.
         observation_space, action_space: the spaces of a *single* world.
         id: the Gymnasium id it stands for, or None.
+        host: whether it has the array face ``reset_host``/``step_host`` (a :class:`HostEnv`, or a wrapper of one).
         exact_state: whether ``load_state_dict(state_dict())`` continues bit for bit.
     """
 
@@ -85,6 +86,7 @@ class Env(ABC):
     observation_space: Space
     action_space: Space
     id: str | None = None
+    host: bool = False
     exact_state: bool = True
     max_episode_steps: int | None = None
 
@@ -95,6 +97,15 @@ class Env(ABC):
     @abstractmethod
     def step(self, action: torch.Tensor) -> Step:
         """Advance every world by one action ``[N, ...]`` in the action space's own units."""
+
+    def reset_where(self, mask: Array) -> Obs:
+        """End the running episodes of the worlds marked in ``mask`` ``[N]`` bool (they count as finished) and start new
+        ones there. Returns the observations of all worlds, as arrays from a :class:`HostEnv`.
+
+        Raises:
+            NotImplementedError: these worlds can only be reset all at once.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot reset some of its worlds")
 
     @abstractmethod
     def pop_episodes(self) -> list[Episode]:
@@ -148,6 +159,7 @@ class HostEnv(Env):
     """
 
     device = torch.device("cpu")
+    host = True
     _MOST_EPISODES: ClassVar[int] = 100_000
 
     def _start(self, num_envs: int) -> None:
@@ -185,15 +197,18 @@ class HostEnv(Env):
             self._episode_return += np.where(step.valid, step.reward, 0.0)
             self._episode_length += step.valid
         if step.next_obs is not step.obs or step.valid is not None:
-            done = step.terminated | step.truncated
-            for i in np.flatnonzero(done):
-                i = int(i)
-                self._finished.append(
-                    Episode(i, float(self._episode_return[i]), int(self._episode_length[i]), self._success(i))
-                )
-            self._episode_return[done] = 0.0
-            self._episode_length[done] = 0
+            self._finish(step.terminated | step.truncated)
         return step
+
+    def _finish(self, done: np.ndarray) -> None:
+        """Count the episodes of the worlds in ``done`` ``[N]`` bool as finished."""
+        for i in np.flatnonzero(done):
+            i = int(i)
+            self._finished.append(
+                Episode(i, float(self._episode_return[i]), int(self._episode_length[i]), self._success(i))
+            )
+        self._episode_return[done] = 0.0
+        self._episode_length[done] = 0
 
     def pop_episodes(self) -> list[Episode]:
         episodes = list(self._finished)

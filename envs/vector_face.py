@@ -1,0 +1,175 @@
+"""Built-in worlds behind Gymnasium's faces: a vector environment, and a single one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from polopt.env import HostEnv, Obs
+
+from .make import make_env
+from .spaces import row
+
+__all__ = ["PoloptSingleEnv", "PoloptVectorEnv", "make_single", "make_vector"]
+
+
+class PoloptVectorEnv(VectorEnv):
+    """A :class:`HostEnv` as a Gymnasium vector environment with SAME_STEP autoreset.
+
+    Where an episode ends, ``infos["final_obs"]`` and ``infos["final_info"]`` hold what Gymnasium's own vector
+    environments put there. The arrays it returns are its caller's to keep. ``get_state``/``set_state`` and every other
+    method of the worlds are reached as ``env.env``; those two also directly.
+    """
+
+    def __init__(self, env: HostEnv, render_mode: str | None = None) -> None:
+        self.env = env
+        self.num_envs = env.num_envs
+        self.render_mode = render_mode
+        self.metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
+        self.observation_space = batch_space(env.observation_space, env.num_envs)
+        self.action_space = batch_space(env.action_space, env.num_envs)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        """New episodes in all worlds: their first observations and infos.
+
+        Raises:
+            ValueError: ``seed`` is a list that does not count upwards, or ``options`` is given (there are none).
+        """
+        if options:
+            raise ValueError(f"options={options!r}: these worlds take no reset options")
+        if isinstance(seed, list | tuple):
+            if list(seed) != [seed[0] + i for i in range(self.num_envs)]:
+                raise ValueError(f"seed={seed!r} must be a number, or numbers that count upwards by one")
+            seed = seed[0]
+        obs = _copy(self.env.reset_host(seed))
+        self.env.pop_episodes()
+        return obs, self._infos(np.ones(self.num_envs, bool))
+
+    def step(self, actions: np.ndarray) -> tuple[Obs, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """As every SAME_STEP vector environment."""
+        step = self.env.step_host(np.asarray(actions))
+        done = step.terminated | step.truncated
+        infos: dict[str, Any] = {}
+        if done.any():
+            final = np.full(self.num_envs, None, object)
+            for i in np.flatnonzero(done):
+                final[i] = row(step.next_obs, i)
+            told = self._infos(done)
+            infos = {"final_obs": final, "_final_obs": done.copy(), "final_info": told, "_final_info": done.copy()}
+        if not done.all():
+            infos |= self._infos(~done)
+        self.env.pop_episodes()
+        return _copy(step.obs), np.array(step.reward), np.array(step.terminated), np.array(step.truncated), infos
+
+    def _infos(self, where: np.ndarray) -> dict[str, Any]:
+        """The worlds' info terms with Gymnasium's masks, zero outside ``where``."""
+        infos: dict[str, Any] = {}
+        for name, value in getattr(self.env, "info", {}).items():
+            value = np.array(value)
+            value[~where] = 0
+            infos[name], infos[f"_{name}"] = value, where.copy()
+        return infos
+
+    def get_state(self) -> Any:
+        """The state of all worlds, ``(qpos, qvel)`` of MuJoCo tasks."""
+        return self.env.get_state()
+
+    def set_state(self, *state: np.ndarray) -> Obs:
+        """Put all worlds into a state of :meth:`get_state`'s form; their observations."""
+        return self.env.set_state(*state)
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """A picture of every world where ``render_mode`` is ``"rgb_array"``."""
+        if self.render_mode is None:
+            return None
+        return tuple(self.env.render(i) for i in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self.env.close()
+
+
+class PoloptSingleEnv(gymnasium.Env):
+    """One built-in world as an ordinary Gymnasium environment.
+
+    Built without a time limit (``gymnasium.make`` adds it). The world inside resets itself at a termination; the
+    ``reset()`` that follows hands out that episode's beginning.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, env: HostEnv, render_mode: str | None = None) -> None:
+        self.env = env
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self._first: Obs | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        """The first observation of a new episode and its info.
+
+        Raises:
+            ValueError: ``options`` is given (there are none).
+        """
+        if options:
+            raise ValueError(f"options={options!r}: this world takes no reset options")
+        if seed is not None or self._first is None:
+            super().reset(seed=seed)
+            self._first = row(self.env.reset_host(seed), 0)
+            self.env.pop_episodes()
+            info = self._info()
+        else:
+            info = {}
+        obs, self._first = self._first, None
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        """The true successor, also at the end of an episode."""
+        step = self.env.step_host(np.asarray(action)[None])
+        terminated, truncated = bool(step.terminated[0]), bool(step.truncated[0])
+        if terminated or truncated:
+            self._first = row(step.obs, 0)
+            self.env.pop_episodes()
+        return row(step.next_obs, 0), float(step.reward[0]), terminated, truncated, self._info()
+
+    def _info(self) -> dict[str, Any]:
+        return {name: value[0] for name, value in getattr(self.env, "info", {}).items()}
+
+    def render(self) -> np.ndarray | None:
+        """A picture where ``render_mode`` is ``"rgb_array"``."""
+        return None if self.render_mode is None else self.env.render(0)
+
+    def close(self) -> None:
+        self.env.close()
+
+
+def make_vector(
+    world: str, num_envs: int = 1, max_episode_steps: int | None = None, render_mode: str | None = None, **kwargs: Any
+) -> PoloptVectorEnv:
+    """What ``gymnasium.make_vec("polopt/...")`` calls. Observations are float64 where Gymnasium's are."""
+    if max_episode_steps is not None:
+        kwargs["max_episode_steps"] = max_episode_steps
+    return PoloptVectorEnv(_make(world, num_envs, kwargs), render_mode)
+
+
+def make_single(world: str, render_mode: str | None = None, **kwargs: Any) -> PoloptSingleEnv:
+    """What ``gymnasium.make("polopt/...")`` calls."""
+    return PoloptSingleEnv(_make(world, 1, {**kwargs, "max_episode_steps": -1}), render_mode)
+
+
+def _make(world: str, num_envs: int, kwargs: dict[str, Any]) -> HostEnv:
+    import torch
+
+    from .table import TABLE
+
+    kwargs.setdefault("dtype", torch.float64 if TABLE[world].kind == "native" else torch.float32)
+    return make_env(world, num_envs, **kwargs)
+
+
+def _copy(obs: Obs) -> Obs:
+    return {key: _copy(part) for key, part in obs.items()} if isinstance(obs, dict) else np.array(obs)
