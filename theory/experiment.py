@@ -59,6 +59,22 @@ class Finding:
     theory: str
     holds: bool
 
+    @classmethod
+    def at_most(cls, what: str, measured: float, limit: float) -> Finding:
+        """``measured <= limit``, up to 1e-9 of rounding."""
+        return cls(what, float(measured), f"<= {limit:g}", bool(measured <= limit + 1e-9))
+
+    @classmethod
+    def at_least(cls, what: str, measured: float, limit: float) -> Finding:
+        """``measured >= limit``, up to 1e-9 of rounding."""
+        return cls(what, float(measured), f">= {limit:g}", bool(measured >= limit - 1e-9))
+
+    @classmethod
+    def near(cls, what: str, measured: float, target: float, tolerance: float) -> Finding:
+        """``|measured - target| <= tolerance``."""
+        near = bool(abs(measured - target) <= tolerance)
+        return cls(what, float(measured), f"{target:.6g} (+- {tolerance:.2g})", near)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -78,12 +94,11 @@ class Experiment:
 
     def table(self) -> str:
         """The findings, one a line."""
-        width = max(len(f.what) for f in self.findings)
-        lines = [
-            f"{f.what:<{width}}  {f.measured:>12.6g}   theory {f.theory:<28} {'ok' if f.holds else 'FAILS'}"
+        width = max(len(finding.what) for finding in self.findings)
+        return "\n".join(
+            f"{f.what:<{width}}  {f.measured:>12.6g}   theory {f.theory:<26} {'holds' if f.holds else 'FAILS'}"
             for f in self.findings
-        ]
-        return "\n".join(lines)
+        )
 
 
 def list_experiments() -> list[str]:
