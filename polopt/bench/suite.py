@@ -116,7 +116,7 @@ def load_suite(path: str | Path) -> Suite:
         table = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
-    _only_keys(str(path), table, {"title", "steps", "seeds", "envs", "evaluation", "reference", "run"})
+    _only_keys(str(path), table, {"title", "steps", "seeds", "envs", "evaluation", "reference", "base", "run"})
     for key in ("steps", "seeds", "envs", "evaluation", "run"):
         if key not in table:
             raise ValueError(f"{path} lacks {key!r}")
@@ -146,7 +146,7 @@ def load_suite(path: str | Path) -> Suite:
 def _cells_of(run: Mapping[str, Any], table: Mapping[str, Any], evaluation: Evaluation) -> list[Cell]:
     """The cells of one ``[[run]]``: its own ``envs``, ``seeds``, ``steps`` where given, else the suite's."""
     where = f"[[run]] {run.get('label', run.get('algorithm', ''))!r}"
-    known = {"label", "library", "algorithm", "envs", "seeds", "steps", "config", "env_config"}
+    known = {"label", "library", "algorithm", "base", "envs", "seeds", "steps", "config", "env_config"}
     _only_keys(where, run, known, {"library", "algorithm"})
     library, algorithm = run["library"], run["algorithm"]
     if library not in LIBRARIES:
@@ -157,9 +157,18 @@ def _cells_of(run: Mapping[str, Any], table: Mapping[str, Any], evaluation: Eval
     stray = sorted(set(run.get("env_config", {})) - set(envs))
     if stray:
         raise ValueError(f"{where}: env_config names {', '.join(stray)}, which this run does not train on")
+    if "base" in run and run["base"] not in table.get("base", {}):
+        raise ValueError(
+            f"{where}: base is {run['base']!r}; the suite has {', '.join(table.get('base', {})) or 'none'}"
+        )
+    base = table["base"][run["base"]] if "base" in run else {}
+    _only_keys(f"[base.{run.get('base')}]", base, {"config", "env_config"})
     cells = []
     for env in envs:
-        config = _merged(run.get("config", {}), run.get("env_config", {}).get(env, {}))
+        config: dict[str, Any] = {}
+        for source in (base, run):
+            config = _merged(config, source.get("config", {}))
+            config = _merged(config, source.get("env_config", {}).get(env, {}))
         for seed in seeds:
             label = run.get("label", f"{library} {algorithm}")
             cells.append(Cell(library, algorithm, env, seed, steps, evaluation, config, label))
