@@ -260,7 +260,8 @@ def _overall_figure(
     right.set_yticks(range(len(order)), [one.label for one in order])
     for label, one in zip(right.get_yticklabels(), order, strict=True):
         label.set_color(one.colour)
-    right.set_ylim(-0.7, len(order) - 0.3)
+    slack = max(0.0, 5 - len(order)) / 2  # few rows stay together
+    right.set_ylim(-0.7 - slack, len(order) - 0.3 + slack)
     lowest, highest = min(intervals[one.label][0] for one in order), max(intervals[one.label][1] for one in order)
     right.set_xlim(min(0.0, 1.1 * lowest), 1.15 * highest - 0.15 * min(0.0, lowest))
     right.set_xlabel(f"Final normalised score (last {FINAL_SHARE:.0%} of training)")
@@ -397,7 +398,7 @@ def _markdown(
     chances, chance_intervals = stats.get_interval_estimates(pairs, stats.probability_of_improvement, **bootstrap)
 
     header = ["", *envs, *(["overall, normalised"] if scores else []), *([f"P(better than {base})"] if pairs else [])]
-    returns, rates = _table(header), _table(["", *envs])
+    returns, means, rates = _table(header), _table(["", *envs]), _table(["", *envs])
     for one in series:
         cells = [_returns_cell(one, env, bootstrap) for env in envs]
         if scores:
@@ -405,6 +406,7 @@ def _markdown(
         if pairs:
             cells.append(_estimate(chances.get(one.label), chance_intervals.get(one.label), 2))
         returns.append(_row([one.label, *cells]))
+        means.append(_row([one.label, *(_mean(one, env) for env in envs)]))
         rates.append(_row([one.label, *(_rate(one, env) for env in envs)]))
 
     lines = [
@@ -418,6 +420,7 @@ def _markdown(
     if scores:
         scale = ", ".join(f"{env} {reference[env][0]:g} and {reference[env][1]:g}" for env in envs)
         lines += ["", f"Normalised scores are 0 and 1 at these returns: {scale}."]
+    lines += ["", "The same as mean ± standard deviation over seeds.", "", *means]
     lines += [
         "",
         "Training speed, evaluation excluded: environment steps per CPU second, median over runs.",
@@ -446,6 +449,10 @@ def _estimate(point: float | None, interval: np.ndarray | None, digits: int) -> 
     if point is None or interval is None:
         return "-"
     return f"{point:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
+def _mean(one: _Series, env: str) -> str:
+    return f"{one.final(env).mean():.0f} ± {one.final(env).std():.0f}" if one.seeds(env) else "-"
 
 
 def _rate(one: _Series, env: str) -> str:
