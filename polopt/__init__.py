@@ -1,1 +1,49 @@
-"""polopt: policy optimization for classical control."""
+"""polopt: policy optimization for classical control.
+
+One engine, thin method files. ``polopt.PPO`` and every other algorithm load on first use::
+
+    import polopt
+
+    model = polopt.PPO("MlpPolicy", "HalfCheetah-v5", seed=0)
+    model.learn(total_timesteps=100_000, progress_bar=True)
+    mean, std = polopt.evaluate_policy(model, "HalfCheetah-v5", n_eval_episodes=10)
+
+``polopt.agents()`` lists the algorithms, ``polopt.list_envs()`` the environments that run natively.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "agents": "polopt.registry",
+    "as_env": "polopt.envs",
+    "evaluate_policy": "polopt.evaluate",
+    "list_envs": "polopt.envs",
+    "load": "polopt.evaluate",
+    "make_env": "polopt.envs",
+    "preset": "polopt.presets",
+    "resume": "polopt.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+    elif name.startswith("_") or name.islower():
+        raise AttributeError(f"module 'polopt' has no attribute {name!r}")
+    else:
+        registry = importlib.import_module("polopt.registry")
+        if name not in registry.agents():
+            raise AttributeError(f"polopt has no algorithm {name!r}; it has {', '.join(registry.agents())}")
+        value = registry.agent_class(name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    registry = importlib.import_module("polopt.registry")
+    return sorted({*_LAZY, *registry.agents(), "__version__"})

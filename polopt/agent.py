@@ -1,0 +1,655 @@
+"""The face of every algorithm: stable-baselines3's API over one engine.
+
+An algorithm is *what it changes*: a subclass of a family (:mod:`polopt.on_policy`) that fills a few slots. Everything a
+user touches is here: construction, ``learn``, ``predict``, ``save``/``load``, parameters, environments, the logger.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from gymnasium import Space, spaces
+from torch import Tensor, nn
+
+from . import __version__
+from .batch import Batch
+from .config import BaseConfig, _hints, check_names, hyper, is_schedule
+from .env import Env, Episode, Obs
+from .files import FileError, load_state, save_state
+from .graph import compiler_available
+from .networks import count
+from .normalize import Normalize
+from .part import Part
+from .schedule import as_schedule
+from .spaces import check_action_space, check_observation_space, from_json, same, to_json
+
+__all__ = ["Agent", "AgentConfig", "NonFiniteError"]
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a parameter became NaN or infinite; the message says which. Checkpoints already written are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig(BaseConfig):
+    """Hyperparameters that every algorithm has."""
+
+    stats_window_size: int = hyper(100, "[1, inf)", "episodes over which rollout/ep_rew_mean is taken")
+    num_envs: int = hyper(1, "[1, inf)", "N, worlds stepped together where the environment is given by its id")
+    normalize_obs: bool = hyper(False, doc="normalise observations by running moments, saved with the model")
+    normalize_reward: bool = hyper(False, doc="divide rewards by the running std of the discounted return")
+    compile: bool = hyper(False, doc="run updates as compiled graphs (half a minute to build, seconds from the cache)")
+    threads: int | None = hyper(None, "[1, inf)", "torch's CPU threads while learning; None: 1 for small networks, else as set")
+
+
+_TAIL: dict[str, Any] = {
+    "tensorboard_log": None,
+    "policy_kwargs": None,
+    "verbose": 0,
+    "seed": None,
+    "device": "auto",
+    "env_kwargs": None,
+    "_init_setup_model": True,
+}
+_ALIASES = {"n_envs": "num_envs"}
+
+
+class Agent(ABC):
+    """Acts, and updates itself from a memory. Construct as ``Algorithm("MlpPolicy", env, **hyperparameters)``.
+
+    Args:
+        policy: ``"MlpPolicy"``, or ``"MultiInputPolicy"`` for Dict observations.
+        env: an environment id, a ``gymnasium.Env``, a ``gymnasium.vector.VectorEnv``, a stable-baselines3 ``VecEnv``, a
+            callable that makes one of these, or a :class:`polopt.env.Env`. None builds no networks until ``set_env``.
+        tensorboard_log: folder for TensorBoard event files.
+        policy_kwargs: ``net_arch, activation_fn, ortho_init, log_std_init, features_extractor_class,
+            features_extractor_kwargs, share_features_extractor, optimizer_class, optimizer_kwargs``.
+        verbose: 1 prints the log table.
+        seed: seeds networks, noise, minibatches and environments; None draws one.
+        device: a torch device; "auto" is the environment's (small networks are fastest where the physics is).
+        env_kwargs: arguments of the environment where it is given by its id.
+
+    Raises:
+        TypeError: an unknown hyperparameter (names the nearest), or one of the wrong type.
+        ValueError: a hyperparameter out of range, an unknown environment, a space the algorithm does not support.
+    """
+
+    Config: ClassVar[type[AgentConfig]]
+    action_spaces: ClassVar[tuple[type[Space], ...]] = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    policy_aliases: ClassVar[dict[str, Any]] = {"MlpPolicy": "MlpPolicy", "MultiInputPolicy": "MultiInputPolicy", "CnnPolicy": "CnnPolicy"}
+
+    policy: Any
+    parts: dict[str, Part]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "Config" not in cls.__dict__:
+            return
+        P = inspect.Parameter
+        names = [P("policy", P.POSITIONAL_OR_KEYWORD, default="MlpPolicy"), P("env", P.POSITIONAL_OR_KEYWORD, default=None)]
+        names += [P(f.name, P.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(cls.Config)]
+        names += [P(name, P.KEYWORD_ONLY, default=default) for name, default in _TAIL.items()]
+        cls.__signature__ = inspect.Signature(names)
+        for f in fields(cls.Config):
+            if not hasattr(cls, f.name):
+                setattr(cls, f.name, _hyperparameter(f.name, f.metadata.get("doc", "")))
+
+    def __init__(self, policy: str = "MlpPolicy", env: Any = None, **kwargs: Any) -> None:
+        kwargs = {_ALIASES.get(k, k): v for k, v in kwargs.items()}
+        known = [f.name for f in fields(self.Config)]
+        check_names(type(self).__name__, kwargs, [*known, *_TAIL])
+        tail = {**_TAIL, **{k: v for k, v in kwargs.items() if k in _TAIL}}
+        self.config = self.Config(**{k: v for k, v in kwargs.items() if k in known})
+        self.policy_class = self._check_policy(policy)
+        self.policy_kwargs: dict[str, Any] = dict(tail["policy_kwargs"] or {})
+        self.tensorboard_log, self.verbose, self.env_kwargs = tail["tensorboard_log"], tail["verbose"], dict(tail["env_kwargs"] or {})
+        self.seed = int(torch.seed() % 2**31) if tail["seed"] is None else _check_seed(tail["seed"])
+        self._given_seed = tail["seed"]
+        self._device = _check_device(tail["device"])
+        self.num_timesteps = 0
+        self._total_timesteps = 0
+        self._n_updates = 0
+        self._last_obs: Obs | None = None
+        self.ep_info_buffer: deque[dict[str, Any]] = deque(maxlen=self.config.stats_window_size)
+        self.ep_success_buffer: deque[bool] = deque(maxlen=self.config.stats_window_size)
+        self._logger: Any = None
+        self._custom_logger = False
+        self._commit: Callable[[Agent], bool] | None = None
+        self.env: Env | None = None
+        self._sb3_env: Any = None
+        self._normalize_state: dict[str, Any] | None = None
+        if env is not None:
+            self._take_env(env)
+            if tail["_init_setup_model"]:
+                self._setup_model()
+
+    # -- construction --------------------------------------------------------------------------------------------
+
+    def _check_policy(self, policy: Any) -> str:
+        if policy in ("MlpPolicy", "MultiInputPolicy"):
+            return policy
+        if policy == "CnnPolicy":
+            raise NotImplementedError(
+                "CnnPolicy is not built yet; use 'MlpPolicy' with policy_kwargs=dict(features_extractor_class="
+                "stable_baselines3.common.torch_layers.NatureCNN), or an observation wrapper that gives vectors"
+            )
+        raise ValueError(f"policy={policy!r} is unknown; it is 'MlpPolicy', or 'MultiInputPolicy' for Dict observations")
+
+    def _take_env(self, env: Any) -> None:
+        from .envs import as_env  # the wing is looked up by name, on use
+
+        given, c = env, self.config
+        if isinstance(env, str):
+            from .envs import make_env
+
+            env = make_env(env, num_envs=c.num_envs, seed=self.seed, device=self._device or "cpu", **self.env_kwargs)
+        else:
+            env = as_env(env, seed=self.seed)
+        if (c.normalize_obs or c.normalize_reward) and not isinstance(env, Normalize):
+            env = Normalize(env, obs=c.normalize_obs, reward=c.normalize_reward, gamma=getattr(c, "gamma", 0.99))
+        self._adopt(env)
+        self._sb3_env = given if _is_sb3(given) else None
+
+    def _adopt(self, env: Env) -> None:
+        name = type(self).__name__
+        raw = env.env.observation_space if isinstance(env, Normalize) else env.observation_space
+        check_observation_space(raw)
+        check_action_space(env.action_space, self.action_spaces, name)
+        self.env, self.n_envs = env, env.num_envs
+        self.observation_space, self.action_space = raw, env.action_space
+        self.normalizer = env if isinstance(env, Normalize) else None
+
+    def _setup_model(self) -> None:
+        """Build networks, parts and memory for the spaces."""
+        self.device = self._device or (self.env.device if self.env is not None else torch.device("cpu"))
+        self.generator = torch.Generator(self.device).manual_seed(self.seed)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            self.parts = {}
+            self._scheduled: list[Part] = []
+            self.nets: dict[str, nn.Module] = {}
+            self._refresh()
+            self._build()
+        for net in self.nets.values():
+            net.to(self.device)
+        self._set_schedules(1.0)
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Fill ``self.nets`` (name -> module, ``policy`` among them), ``self.parts`` and ``self.memory``."""
+
+    def part(self, name: str, params: Any, *, lr: float | None = None, **kwargs: Any) -> Part:
+        """Declare parameters that step together. Without ``lr`` they follow ``learning_rate``'s schedule."""
+        part = Part(params, lr=as_schedule(self.config.learning_rate)(1.0) if lr is None else lr, **kwargs)
+        if lr is None:
+            self._scheduled.append(part)
+        self.parts[name] = part
+        return part
+
+    # -- hyperparameters -------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Rebuild ``self.c``, the hyperparameters as the equations use them: a schedule is a 0-d tensor, the rest constants."""
+        hints = _hints(self.Config)
+        self._schedules: dict[str, Callable[[float], float]] = {}
+        values = {}
+        for f in fields(self.config):
+            value = getattr(self.config, f.name)
+            if is_schedule(hints[f.name]) and value is not None:
+                try:
+                    self._schedules[f.name] = as_schedule(value)
+                except ValueError:  # a word such as "auto", which the algorithm itself reads
+                    values[f.name] = value
+                    continue
+                value = torch.tensor(float(self._schedules[f.name](1.0)), device=self.device)
+            values[f.name] = value
+        self.c = SimpleNamespace(**values)
+        self.compiled = bool(self.config.compile) and compiler_available()
+
+    def _set_schedules(self, progress: float) -> None:
+        """Write every scheduled value of this progress (1 -> 0) into its buffer."""
+        self._progress = progress
+        for name, schedule in self._schedules.items():
+            getattr(self.c, name).fill_(float(schedule(progress)))
+        for part in self._scheduled:
+            part.lr.fill_(float(self._schedules["learning_rate"](progress)))
+
+    @property
+    def lr_schedule(self) -> Callable[[float], float]:
+        """The learning rate as a function of the progress left."""
+        return as_schedule(self.config.learning_rate)
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        log_interval: int | None = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for a number of environment steps (summed over the worlds); whole rollouts are run.
+
+        Args:
+            total_timesteps: steps to run; further steps where ``reset_num_timesteps`` is false.
+            callback: a stable-baselines3 callback, a list of them, or a function ``(locals, globals) -> bool``.
+            log_interval: iterations between log lines; None logs nothing.
+            tb_log_name: TensorBoard run name; the algorithm's by default.
+            reset_num_timesteps: start counting (and schedules) anew.
+            progress_bar: show rate and time left.
+
+        Raises:
+            EnvError: the environment raised, or gave NaN or infinity; names the world and the step.
+            NonFiniteError: a loss became NaN or infinite.
+        """
+        from .loop import learn
+
+        learn(self, total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, reset_num_timesteps, progress_bar)
+        return self
+
+    @property
+    @abstractmethod
+    def horizon(self) -> int:
+        """Steps each world takes between updates."""
+
+    @abstractmethod
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Learn from a fresh rollout ``[T, N]``. Returns metrics by their logger key under ``train/``, 0-d tensors."""
+
+    # -- acting: what the rollout asks (see polopt.rollout.Actor) --------------------------------------------------------
+
+    @abstractmethod
+    def noise(self, horizon: int, num_envs: int) -> Tensor | None: ...
+
+    @abstractmethod
+    def act(self, obs: Any, noise: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def host_actor(self) -> Callable[[Any, Any], np.ndarray] | None:
+        return None
+
+    def env_action(self, action: Any) -> Any:
+        """Actions as the environment takes them: shaped as its space, clipped to a Box's bounds."""
+        space = self.action_space
+        if isinstance(space, spaces.Box):
+            if len(space.shape) != 1:
+                action = action.reshape(-1, *space.shape)
+            if isinstance(action, np.ndarray):
+                return np.minimum(np.maximum(action, space.low), space.high)
+            low, high = (torch.as_tensor(x, device=action.device) for x in (space.low, space.high))
+            return torch.minimum(torch.maximum(action, low), high)
+        if isinstance(space, spaces.MultiBinary) and len(space.shape) != 1:
+            return action.reshape(-1, *space.shape)
+        return action
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """Actions for raw NumPy observations, single or batched: ``(action, state)``.
+
+        A model that normalises its observations does so here, with its frozen statistics.
+
+        Raises:
+            ValueError: the observation's shape does not fit the observation space.
+        """
+        if self.normalizer is not None:
+            observation = self.normalizer.normalize_obs(_as_arrays(observation))
+        return self.policy.predict(observation, state, episode_start, deterministic)
+
+    # -- parameters ------------------------------------------------------------------------------------------------
+
+    def get_parameters(self) -> dict[str, Any]:
+        """State dicts of networks by name, and of optimizers as ``NAME.optimizer``."""
+        out: dict[str, Any] = {name: net.state_dict() for name, net in self.nets.items()}
+        return out | {f"{name}.optimizer": part.state_dict() for name, part in self.parts.items()}
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
+        """Take :meth:`get_parameters`, or a model file's, back.
+
+        Args:
+            exact_match: every network and optimizer must be there.
+
+        Raises:
+            ValueError: a name is missing or unknown.
+        """
+        given = load_path_or_dict
+        if not isinstance(given, dict):
+            given = load_state(_zip(given), "model")["parameters"]
+        known = {*self.nets, *(f"{n}.optimizer" for n in self.parts)}
+        if unknown := set(given) - known:
+            raise ValueError(f"unknown parameters {sorted(unknown)}; this model has {sorted(known)}")
+        if exact_match and (missing := known - set(given)):
+            raise ValueError(f"parameters for {sorted(missing)} are missing; pass exact_match=False to set the others")
+        for name, state in given.items():
+            if name.endswith(".optimizer"):
+                self.parts[name.removesuffix(".optimizer")].load_state_dict(state)
+            else:
+                self.nets[name].load_state_dict(state)
+
+    # -- environments ------------------------------------------------------------------------------------------------
+
+    def get_env(self) -> Any:
+        """The training environment as a stable-baselines3 ``VecEnv``; None without one."""
+        if self.env is None:
+            return None
+        if self._sb3_env is None:
+            from .envs import to_sb3
+
+            self._sb3_env = to_sb3(self.env)
+        return self._sb3_env
+
+    def get_vec_normalize_env(self) -> Any:
+        """The ``VecNormalize`` wrapper around the training environment, or None."""
+        if not _is_sb3(self._sb3_env):
+            return None
+        from stable_baselines3.common.vec_env import unwrap_vec_normalize
+
+        return unwrap_vec_normalize(self._sb3_env)
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Train on another environment of the same spaces and number of worlds.
+
+        Raises:
+            ValueError: its spaces or its number of worlds differ.
+        """
+        fresh = not hasattr(self, "nets")
+        before = None if fresh else (self.observation_space, self.action_space, getattr(self, "n_envs", None))
+        old = self.env, self._sb3_env, getattr(self, "normalizer", None)
+        self._take_env(env)
+        if before is not None:
+            theirs = self.observation_space, self.action_space
+            count_ = self.n_envs
+            problem = None
+            if not (same(before[0], theirs[0]) and same(before[1], theirs[1])):
+                problem = f"its spaces {theirs[0]}, {theirs[1]} differ from the model's {before[0]}, {before[1]}"
+            elif before[2] is not None and count_ != before[2]:
+                problem = f"it has {count_} worlds where the model was set up with {before[2]}"
+            if problem:
+                self.observation_space, self.action_space, self.n_envs = before
+                self.env, self._sb3_env, self.normalizer = old
+                raise ValueError(f"env does not fit this model: {problem}")
+        if fresh:
+            self._setup_model()
+        if self._normalize_state is not None and self.normalizer is not None:
+            self.normalizer.load_statistics(self._normalize_state)
+        if force_reset:
+            self._last_obs = None
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed everything random: noise, minibatches, and the environment at its next reset."""
+        if seed is None:
+            return
+        self.seed = self._given_seed = _check_seed(seed)
+        self.generator.manual_seed(self.seed)
+        self._last_obs = None
+
+    # -- logger ----------------------------------------------------------------------------------------------------
+
+    @property
+    def logger(self) -> Any:
+        """stable-baselines3's ``Logger``."""
+        if self._logger is None:
+            from stable_baselines3.common.utils import configure_logger
+
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, type(self).__name__)
+        return self._logger
+
+    def set_logger(self, logger: Any) -> None:
+        """Use this ``stable_baselines3.common.logger.Logger``."""
+        self._logger, self._custom_logger = logger, True
+
+    def _record_episodes(self, episodes: list[Episode]) -> None:
+        for e in episodes:
+            self.ep_info_buffer.append({"r": e.r, "l": e.l})
+            if e.success is not None:
+                self.ep_success_buffer.append(e.success)
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], exclude: Any = None, include: Any = None, *, full: bool = False) -> None:
+        """Write the model: a zip of safetensors and JSON, whole or not at all. ``.zip`` is added where missing.
+
+        Args:
+            exclude, include: accepted for stable-baselines3's sake; the file always holds the same things.
+            full: also what training goes on from exactly: environment, memory and random generators.
+        """
+        state = self.model_state()
+        if full:
+            state["training"] = self.training_state()
+        save_state(_zip(path), state, "model")
+
+    def model_state(self) -> dict[str, Any]:
+        """What a model file holds."""
+        return {
+            "algorithm": type(self).__name__,
+            "polopt": __version__,
+            "policy": self.policy_class,
+            "config": self.config.to_json(),
+            "policy_kwargs": _encode_kwargs(self.policy_kwargs),
+            "observation_space": to_json(self.observation_space),
+            "action_space": to_json(self.action_space),
+            "env_id": None if self.env is None else self.env.id,
+            "env_kwargs": _encode_kwargs(self.env_kwargs),
+            "seed": self.seed,
+            "n_envs": getattr(self, "n_envs", self.config.num_envs),
+            "num_timesteps": self.num_timesteps,
+            "total_timesteps": self._total_timesteps,
+            "n_updates": self._n_updates,
+            "parameters": self.get_parameters(),
+            "normalize": self.normalizer.statistics() if self.normalizer is not None else self._normalize_state,
+        }
+
+    def training_state(self) -> dict[str, Any]:
+        """What training goes on from exactly, beside the model: environment, random generators, running statistics."""
+        return {
+            "env": None if self.env is None or self._last_obs is None else self.env.state_dict(),
+            "generator": self.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "episodes": [dict(e) for e in self.ep_info_buffer],
+            "successes": [bool(s) for s in self.ep_success_buffer],
+            "progress": self._progress,
+        }
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Take :meth:`training_state` back: the next ``learn(..., reset_num_timesteps=False)`` goes on where it was taken."""
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_rng"])
+        self.ep_info_buffer.extend(state["episodes"])
+        self.ep_success_buffer.extend(state["successes"])
+        self._set_schedules(state["progress"])
+        if state["env"] is not None and self.env is not None:
+            obs = self.env.load_state_dict(state["env"])
+            self._last_obs = obs
+
+    @classmethod
+    def load(
+        cls,
+        path: Any,
+        env: Any = None,
+        device: Any = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Read a model file. Nothing in it is run.
+
+        Args:
+            env: an environment to go on with; without one the model predicts, and learns after ``set_env``.
+            custom_objects: values that the file could not hold (a schedule that is a function) or that shall replace its own.
+            kwargs: hyperparameters to change.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            FileError: it is damaged, of another version, or not a polopt model of this algorithm.
+            ValueError: ``policy_kwargs`` differ from the stored ones.
+        """
+        if print_system_info:
+            from stable_baselines3.common.utils import get_system_info
+
+            get_system_info()
+        return cls._from_state(load_state(_zip(path), "model"), path, env, device, {**(custom_objects or {}), **kwargs}, force_reset)
+
+    @classmethod
+    def _from_state(cls, state: dict[str, Any], path: Any, env: Any, device: Any, changes: dict[str, Any], force_reset: bool = True) -> Self:
+        if state["algorithm"] != cls.__name__:
+            raise FileError(f"{path} holds a {state['algorithm']} model; load it with polopt.{state['algorithm']}.load or polopt.load")
+        known = {f.name: f for f in fields(cls.Config)}
+        config = {k: v for k, v in state["config"].items() if k in known}
+        config |= {k: v for k, v in changes.items() if k in known}
+        for name, value in config.items():
+            if isinstance(value, dict) and "callable" in value:
+                raise ValueError(f"{path}: {name} was a function ({value['callable']}), which a file cannot hold: pass {name}=... to load")
+            if isinstance(value, list):
+                config[name] = tuple(value)
+        policy_kwargs = _decode_kwargs(state["policy_kwargs"], changes.get("policy_kwargs"), path)
+        tail = {k: changes[k] for k in ("tensorboard_log", "verbose") if k in changes}
+        seed = changes.get("seed", state["seed"])
+        model = cls(
+            state["policy"], None, **config, **tail, policy_kwargs=policy_kwargs, seed=seed, device=device,
+            env_kwargs=_decode_kwargs(state["env_kwargs"], None, path),
+        )  # fmt: skip
+        model.observation_space, model.action_space = from_json(state["observation_space"]), from_json(state["action_space"])
+        model.n_envs, model.normalizer = state["n_envs"], None
+        model._normalize_state = state["normalize"]
+        if state["normalize"] is not None and env is None:
+            model.normalizer = _frozen_normalizer(model, state["normalize"])
+        model._setup_model()
+        model.set_parameters(state["parameters"])
+        model.num_timesteps, model._total_timesteps, model._n_updates = state["num_timesteps"], state["total_timesteps"], state["n_updates"]
+        if env is not None:
+            if isinstance(env, str):
+                model.config = model.config.replace(num_envs=model.n_envs)
+            else:
+                model.n_envs = None  # a loaded model may go on with another number of worlds
+            model.set_env(env, force_reset)
+        if "training" in state and env is not None:
+            model.load_training_state(state["training"])
+        return model
+
+    # -- counting ----------------------------------------------------------------------------------------------------
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of parameters over all networks."""
+        return sum(count(net) for net in self.nets.values())
+
+
+def _hyperparameter(name: str, doc: str) -> property:
+    def get(self: Agent) -> Any:
+        return getattr(self.config, name)
+
+    def set_(self: Agent, value: Any) -> None:
+        self.config = self.config.replace(**{name: value})
+        if hasattr(self, "nets"):
+            progress = self._progress
+            self._refresh()
+            self._set_schedules(progress)
+
+    return property(get, set_, doc=doc)
+
+
+def _check_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed!r} must be an integer in [0, 2**32)")
+    return int(seed)
+
+
+def _check_device(device: Any) -> torch.device | None:
+    """None for "auto"."""
+    if device == "auto" or device is None:
+        return None
+    try:
+        device = torch.device(device)
+        torch.zeros(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        have = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(f"device={str(device)!r} is not available; there is {', '.join(have)}") from error
+    return device
+
+
+def _is_sb3(env: Any) -> bool:
+    import sys
+
+    base = sys.modules.get("stable_baselines3.common.vec_env.base_vec_env")
+    return base is not None and isinstance(env, base.VecEnv)
+
+
+def _as_arrays(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {k: np.asarray(v) for k, v in observation.items()}
+    return np.asarray(observation)
+
+
+def _zip(path: Any) -> Any:
+    if isinstance(path, (str, os.PathLike)) and not os.path.splitext(path)[1]:
+        return f"{os.fspath(path)}.zip"
+    return path
+
+
+class _Frozen(Env):
+    """Only spaces: what a loaded model's normaliser stands on until an environment is set."""
+
+    def __init__(self, model: Agent) -> None:
+        self.num_envs, self.device = model.n_envs, torch.device("cpu")
+        self.observation_space, self.action_space = model.observation_space, model.action_space
+
+    def reset(self, seed=None):
+        raise RuntimeError("this model has no environment; call set_env first")
+
+    step = pop_episodes = state_dict = load_state_dict = reset
+
+
+def _frozen_normalizer(model: Agent, statistics: dict[str, Any]) -> Normalize:
+    normalizer = Normalize(_Frozen(model), obs=bool(statistics["obs"]), reward="reward" in statistics)
+    normalizer.load_statistics(statistics)
+    normalizer.training = False
+    return normalizer
+
+
+_TRUSTED = ("torch.nn.", "torch.optim.", "stable_baselines3.")
+
+
+def _encode_kwargs(kwargs: Any) -> Any:
+    if isinstance(kwargs, dict):
+        return {k: _encode_kwargs(v) for k, v in kwargs.items()}
+    if isinstance(kwargs, (list, tuple)):
+        return [_encode_kwargs(v) for v in kwargs]
+    if inspect.isclass(kwargs) or inspect.isfunction(kwargs):
+        return {"class": f"{kwargs.__module__}:{kwargs.__qualname__}"}
+    if isinstance(kwargs, np.generic):
+        return kwargs.item()
+    if kwargs is None or isinstance(kwargs, (bool, int, float, str)):
+        return kwargs
+    return {"class": f"{type(kwargs).__module__}:{type(kwargs).__qualname__}"}
+
+
+def _decode_kwargs(stored: Any, given: Any, path: Any) -> Any:
+    """Classes are looked up by name in torch and stable-baselines3 only; any other must be given again."""
+    if given is not None:
+        if _encode_kwargs(given) != stored:
+            raise ValueError(f"policy_kwargs={given!r} differ from those stored in {path}: {stored!r}")
+        return dict(given)
+    if isinstance(stored, dict) and "class" in stored:
+        module, _, name = stored["class"].partition(":")
+        if not stored["class"].startswith(_TRUSTED):
+            raise ValueError(f"{path} uses the class {stored['class']}, which is not looked up from a file: pass policy_kwargs=... to load")
+        value: Any = __import__(module, fromlist=["_"])
+        for piece in name.split("."):
+            value = getattr(value, piece)
+        return value
+    if isinstance(stored, dict):
+        return {k: _decode_kwargs(v, None, path) for k, v in stored.items()}
+    if isinstance(stored, list):
+        return [_decode_kwargs(v, None, path) for v in stored]
+    return stored

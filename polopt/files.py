@@ -1,0 +1,150 @@
+"""Files: written whole or not at all, and read without running anything that is in them.
+
+A *state* is a tree of dicts (str keys) whose leaves are tensors, NumPy arrays and JSON values. It is stored as one zip
+of ``safetensors`` files and JSON: no pickle, so a file from a stranger is data and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+__all__ = ["FileError", "atomic", "load_state", "save_state", "write_json"]
+
+FORMAT = "polopt-state"
+VERSION = 1
+
+
+class FileError(ValueError):
+    """A file is not what it should be: truncated, of another version, or not polopt's."""
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A binary file that appears under ``path`` whole, or not at all: temporary name, fsync, rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """JSON, atomically, indented."""
+    with atomic(path) as f:
+        f.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def save_state(file: str | os.PathLike[str] | IO[bytes], state: dict[str, Any], kind: str) -> None:
+    """Write a state of this ``kind`` ("model", "training", ...) to a path, atomically, or to an open binary file.
+
+    Raises:
+        TypeError: a leaf is neither a tensor, an array nor JSON.
+    """
+    from safetensors.torch import save
+
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _split(state, "", tensors)
+    payload = {"format": FORMAT, "version": VERSION, "kind": kind, "tree": tree}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as z:
+        z.writestr("state.json", json.dumps(payload, indent=1))
+        z.writestr("arrays.safetensors", save(tensors))
+    if isinstance(file, (str, os.PathLike)):
+        with atomic(file) as f:
+            f.write(buffer.getbuffer())
+    else:
+        file.write(buffer.getbuffer())
+
+
+def load_state(file: str | os.PathLike[str] | IO[bytes], kind: str) -> dict[str, Any]:
+    """Read what :func:`save_state` wrote; arrays come back as CPU tensors, or NumPy arrays where they were.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileError: it is truncated, of another version or kind, or not polopt's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        with zipfile.ZipFile(file) as z:
+            names = z.namelist()
+            if "state.json" not in names:
+                whose = "a stable-baselines3 model" if "data" in names else "some other program's"
+                raise FileError(f"{file} is not a polopt file (it looks like {whose})")
+            payload = json.loads(z.read("state.json"))
+            if payload.get("format") != FORMAT:
+                raise FileError(f"{file} is not a polopt file")
+            if payload.get("version") != VERSION:
+                raise FileError(f"{file} has format version {payload.get('version')!r}; this polopt reads version {VERSION}: use the polopt that wrote it")
+            if payload.get("kind") != kind:
+                raise FileError(f"{file} holds a {payload.get('kind')!r} state where a {kind!r} state is needed")
+            tensors = load(z.read("arrays.safetensors"))
+    except (zipfile.BadZipFile, EOFError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise FileError(f"{file} is not a whole polopt file (truncated or damaged): {error}") from error
+    return _join(payload["tree"], tensors)
+
+
+def _split(x: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(x, torch.Tensor):
+        tensors[path] = x.detach().cpu().contiguous().clone()
+        return {"$tensor": path}
+    if isinstance(x, (np.ndarray, np.generic)) and not isinstance(x, (np.bool_, np.integer, np.floating)):
+        array = np.ascontiguousarray(x)
+        if array.dtype == np.uint32:  # safetensors for torch has no such type on every version
+            tensors[path] = torch.from_numpy(array.view(np.int32).copy())
+        elif array.dtype == np.uint64:
+            tensors[path] = torch.from_numpy(array.view(np.int64).copy())
+        else:
+            tensors[path] = torch.from_numpy(array.copy())
+        return {"$array": path, "dtype": str(array.dtype), "shape": list(x.shape)}
+    if isinstance(x, np.generic):
+        return x.item()
+    if isinstance(x, dict):
+        for k in x:
+            if not isinstance(k, str):
+                raise TypeError(f"state{path} has the key {k!r}: only strings can be stored")
+        return {k: _split(v, f"{path}/{k}", tensors) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_split(v, f"{path}/{i}", tensors) for i, v in enumerate(x)]
+    if x is None or isinstance(x, (bool, int, float, str)):
+        return x
+    raise TypeError(f"state{path} is a {type(x).__name__}: only tensors, arrays and JSON values can be stored")
+
+
+def _join(x: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(x, dict):
+        if "$tensor" in x:
+            return tensors[x["$tensor"]]
+        if "$array" in x:
+            return tensors[x["$array"]].numpy().view(np.dtype(x["dtype"])).reshape(x["shape"])
+        return {k: _join(v, tensors) for k, v in x.items()}
+    if isinstance(x, list):
+        return [_join(v, tensors) for v in x]
+    return x

@@ -1,0 +1,56 @@
+"""Static steps: tensor-only methods that run eager or as one compiled graph; the agent does not know which."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["compiler_available", "static"]
+
+
+def static(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a method whose arguments and result are tensors (or batches of them) of unchanging shape.
+
+    Where ``self.compiled`` is true, the method is compiled as one full graph for the first shapes it is called with
+    (whichever come first: the full minibatch); calls of other shapes, such as a last smaller minibatch, run eager.
+    """
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any) -> Any:
+        if not self.compiled:
+            return method(self, *args)
+        graphs = self.__dict__.setdefault("_graphs", {})
+        shapes = tuple(_shape(a) for a in args)
+        entry = graphs.get(method.__name__)
+        if entry is None:
+            entry = graphs[method.__name__] = (shapes, torch.compile(method.__get__(self), fullgraph=True, dynamic=False))
+        if entry[0] != shapes:
+            return method(self, *args)
+        return entry[1](*args)
+
+    return call
+
+
+def _shape(x: Any) -> Any:
+    if isinstance(x, torch.Tensor):
+        return x.shape
+    if isinstance(x, dict):
+        return tuple((k, _shape(v)) for k, v in x.items())
+    if hasattr(x, "__dict__"):
+        return _shape(x.__dict__)
+    return x
+
+
+@functools.cache
+def compiler_available() -> bool:
+    """Whether ``torch.compile`` can build kernels here; says so once where it cannot."""
+    torch._dynamo.config.trace_autograd_ops = True  # gradients inside the graph
+    if torch.cuda.is_available() or any(shutil.which(name) for name in ("c++", "g++", "clang++", "icpx")):
+        return True
+    warnings.warn("no C++ compiler was found: compile=True runs eager", stacklevel=2)
+    return False

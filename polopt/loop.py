@@ -1,0 +1,198 @@
+"""The one training loop: roll out, update, log."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from .agent import Agent, NonFiniteError
+from .batch import tree_map
+from .env import Step
+from .rollout import rollout
+
+__all__ = ["learn"]
+
+SMALL = 300_000
+"""Below this many parameters one thread is fastest on a CPU: a thread's wake-up costs more than it computes."""
+
+
+def learn(
+    agent: Agent,
+    total_timesteps: int,
+    callback: Any,
+    log_interval: int | None,
+    tb_log_name: str,
+    reset_num_timesteps: bool,
+    progress_bar: bool,
+) -> None:
+    """See :meth:`polopt.agent.Agent.learn`."""
+    if agent.env is None:
+        raise ValueError("this model has no environment: pass env at construction or load, or call set_env")
+    if isinstance(total_timesteps, bool) or total_timesteps < 0:
+        raise ValueError(f"total_timesteps={total_timesteps!r} must be a number of steps, at least 0")
+    total_timesteps = int(total_timesteps)
+    if reset_num_timesteps:
+        agent.num_timesteps = 0
+        agent.ep_info_buffer.clear()
+        agent.ep_success_buffer.clear()
+    else:
+        total_timesteps += agent.num_timesteps
+    agent._total_timesteps = total_timesteps
+    agent._num_timesteps_at_start = agent.num_timesteps
+    if not agent._custom_logger:
+        from stable_baselines3.common.utils import configure_logger
+
+        agent._logger = configure_logger(agent.verbose, agent.tensorboard_log, tb_log_name, reset_num_timesteps)
+    if agent._last_obs is None:
+        agent._last_obs = agent.env.reset(agent.seed) if not agent.env.host else tree_map(np.copy, agent.env.reset_host(agent.seed))
+    callbacks = _Callbacks(agent, callback)
+    scope = dict(
+        self=agent, total_timesteps=total_timesteps, tb_log_name=tb_log_name, log_interval=log_interval,
+        reset_num_timesteps=reset_num_timesteps, callback=callbacks.callback, env=None,
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+    bar = _bar(total_timesteps, agent.num_timesteps) if progress_bar else None
+    if agent.normalizer is not None:
+        agent.normalizer.training = True
+    try:
+        if agent.device.type == "cpu":
+            torch.set_num_threads(agent.config.threads or (1 if agent.parameter_count < SMALL else threads))
+        callbacks.start(scope)
+        _iterate(agent, total_timesteps, callbacks, log_interval, bar)
+        callbacks.end()
+    finally:
+        torch.set_num_threads(threads)
+        if bar is not None:
+            bar.close()
+
+
+def _iterate(agent: Agent, total: int, callbacks: _Callbacks, log_interval: int | None, bar: Any) -> None:
+    env = agent.env
+    iteration, started, first = 0, time.perf_counter(), agent.num_timesteps
+    while agent.num_timesteps < total:
+        agent._set_schedules(1.0 - agent.num_timesteps / total)
+        callbacks.rollout_start()
+        before = agent.num_timesteps
+        batch, agent._last_obs = rollout(env, agent, agent._last_obs, agent.horizon, callbacks.on_step)
+        valid = int(batch.valid.sum()) if "valid" in batch else batch.reward.numel()
+        agent.num_timesteps = before + valid
+        agent._record_episodes(env.pop_episodes())
+        if bar is not None:
+            bar.update(valid)
+        if callbacks.stopped:
+            break
+        callbacks.rollout_end()
+        metrics = agent.update(batch)
+        iteration += 1
+        if log_interval is not None and iteration % log_interval == 0:
+            _log(agent, metrics, iteration, started, first)
+        if agent._commit is not None and not agent._commit(agent):
+            break
+
+
+def _log(agent: Agent, metrics: dict[str, torch.Tensor], iteration: int, started: float, first: int) -> None:
+    """One line: one copy from the device, stable-baselines3's keys."""
+    names = list(metrics)
+    values = torch.stack([metrics[k].float() for k in names]).tolist() if names else []
+    for name, value in zip(names, values, strict=True):
+        if not np.isfinite(value) and name != "explained_variance":
+            raise NonFiniteError(
+                f"train/{name} is {value} at step {agent.num_timesteps}: training diverged. Lower learning_rate, or set "
+                "normalize_obs=True and normalize_reward=True; earlier checkpoints are kept"
+            )
+        agent.logger.record(f"train/{name}", value)
+    agent.logger.record("train/learning_rate", agent.lr_schedule(agent._progress))
+    agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
+    dump_logs(agent, iteration, started, first)
+
+
+def dump_logs(agent: Agent, iteration: int, started: float, first: int) -> None:
+    """Write the log line with rollout and time figures."""
+    log, seconds = agent.logger, max(time.perf_counter() - started, 1e-9)
+    if agent.ep_info_buffer:
+        log.record("rollout/ep_rew_mean", float(np.mean([e["r"] for e in agent.ep_info_buffer])))
+        log.record("rollout/ep_len_mean", float(np.mean([e["l"] for e in agent.ep_info_buffer])))
+    if agent.ep_success_buffer:
+        log.record("rollout/success_rate", float(np.mean(agent.ep_success_buffer)))
+    log.record("time/fps", int((agent.num_timesteps - first) / seconds))
+    log.record("time/iterations", iteration, exclude="tensorboard")
+    log.record("time/time_elapsed", int(seconds), exclude="tensorboard")
+    log.record("time/total_timesteps", agent.num_timesteps, exclude="tensorboard")
+    log.dump(step=agent.num_timesteps)
+
+
+class _Callbacks:
+    """stable-baselines3's callbacks; without one, whole rollouts run undisturbed."""
+
+    def __init__(self, agent: Agent, callback: Any) -> None:
+        self.agent, self.callback, self.on_step, self.stopped = agent, None, None, False
+        if callback is None:
+            return
+        from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+
+        if isinstance(callback, list):
+            callback = CallbackList(callback)
+        if not isinstance(callback, BaseCallback):
+            callback = ConvertCallback(callback)
+        self.callback = callback
+        self.on_step = self._on_step
+
+    def start(self, scope: dict[str, Any]) -> None:
+        if self.callback is not None:
+            self.scope = scope | {"env": self.agent.get_env()}
+            self.callback.init_callback(self.agent)
+            self.callback.on_training_start(dict(self.scope), {})
+
+    def end(self) -> None:
+        if self.callback is not None:
+            self.callback.on_training_end()
+
+    def rollout_start(self) -> None:
+        if self.callback is not None:
+            self.callback.on_rollout_start()
+            self._t = 0
+
+    def rollout_end(self) -> None:
+        if self.callback is not None:
+            self.callback.update_locals(dict(self.scope))
+            self.callback.on_rollout_end()
+
+    def _on_step(self, obs: Any, action: Any, env_action: Any, step: Step) -> bool:
+        agent, n = self.agent, len(step.reward)
+        agent.num_timesteps += n if step.valid is None else int(step.valid.sum())
+        episodes = agent.env.pop_episodes()
+        agent._record_episodes(episodes)
+        infos: list[dict[str, Any]] = [{} for _ in range(n)]
+        for e in episodes:
+            infos[e.index]["episode"] = {"r": e.r, "l": e.l}
+            if e.success is not None:
+                infos[e.index]["is_success"] = e.success
+        dones = step.terminated | step.truncated
+        terminated, truncated, dones, rewards = (_numpy(x) for x in (step.terminated, step.truncated, dones, step.reward))
+        for i in np.flatnonzero(dones):
+            infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+            infos[i]["terminal_observation"] = tree_map(lambda x, i=i: _numpy(x)[i], step.next_obs)
+        self.callback.update_locals(
+            self.scope
+            | dict(
+                obs_tensor=obs, actions=_numpy(action), clipped_actions=_numpy(env_action), buffer_actions=_numpy(action),
+                new_obs=tree_map(_numpy, step.obs), rewards=rewards, dones=dones, infos=infos, n_steps=self._t,
+                n_rollout_steps=agent.horizon,
+            )
+        )  # fmt: skip
+        self._t += 1
+        self.stopped = not self.callback.on_step()
+        return not self.stopped
+
+
+def _numpy(x: Any) -> Any:
+    return x.cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+
+
+def _bar(total: int, done: int) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, initial=done, unit=" steps", unit_scale=True, dynamic_ncols=True, mininterval=0.2)

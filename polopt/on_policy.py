@@ -1,0 +1,323 @@
+"""The on-policy family: learn from the latest rollout, then throw it away.
+
+What every method here shares: roll out with the present policy, evaluate the batch once (values, log-probabilities and
+the behaviour policy's distribution parameters), estimate advantages, improve, and measure how far the policy moved. A
+method fills slots:
+
+=================  =================================================================================================
+``make_policy``    its networks; an :class:`~polopt.policy.ActorCritic` by default
+``make_parts``     which parameters step together; one part ``policy`` over actor and critic by default
+``estimate(b)``    advantages and return targets; GAE by default
+``ratio(b)``       π_new(a|s) / π_old(a|s) by default
+``policy_loss(b)`` the objective, negated; every first-order method has one
+``value_loss(b)``  squared error to the return target by default
+``table()``        the ordered steps of one minibatch, ``part -> loss``; one joint step by default
+``improve(b)``     epochs of shuffled minibatches by default; a natural gradient replaces it
+``finish(b)``      what comes after the epochs; nothing by default
+=================  =================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .advantage import gae
+from .agent import Agent, AgentConfig, NonFiniteError
+from .batch import Batch, tree_map
+from .config import hyper
+from .distributions import DiagGaussian, Distribution, distribution_for
+from .graph import static
+from .metrics import explained_variance
+from .policy import ActorCritic
+from .schedule import Schedule
+
+__all__ = ["EpochsConfig", "OnPolicy", "OnPolicyConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicyConfig(AgentConfig):
+    """Hyperparameters of every on-policy method."""
+
+    learning_rate: Schedule = hyper(3e-4, "[0, inf)", "learning rate of Adam")
+    n_steps: int = hyper(2048, "[1, inf)", "T, steps of each world per iteration")
+    gamma: float = hyper(0.99, "[0, 1]", "γ, discount")
+    gae_lambda: float = hyper(0.95, "[0, 1]", "λ of the generalised advantage estimate")
+    normalize_advantage: bool = hyper(True, doc="advantages to zero mean and unit variance, per minibatch")
+    max_grad_norm: float | None = hyper(0.5, "(0, inf)", "bound on the gradient's global norm")
+    use_sde: bool = hyper(False, doc="state-dependent exploration; not built")
+    sde_sample_freq: int = hyper(-1, "[-1, inf)", "with use_sde")
+    rollout_buffer_class: Any = hyper(None, doc="stable-baselines3's; not used here")
+    rollout_buffer_kwargs: Any = hyper(None, doc="stable-baselines3's; not used here")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.use_sde:
+            raise NotImplementedError("use_sde=True is not built; use policy_kwargs=dict(log_std_init=-1) for smoother exploration meanwhile")
+        if self.rollout_buffer_class is not None or self.rollout_buffer_kwargs:
+            raise NotImplementedError("rollout_buffer_class is not used: override `estimate` in a method file to change what is learned from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochsConfig(OnPolicyConfig):
+    """Hyperparameters of the methods that sweep epochs of minibatches."""
+
+    batch_size: int | None = hyper(64, "[1, inf)", "rows of a minibatch; None: the whole rollout")
+    n_epochs: int = hyper(10, "[1, inf)", "K, passes over the rollout")
+    ent_coef: float = hyper(0.0, "(-inf, inf)", "c_e, weight of the entropy bonus")
+    vf_coef: float = hyper(0.5, "[0, inf)", "c_v, weight of the value loss")
+    target_kl: float | None = hyper(None, "(0, inf)", "stop the epochs once the approximate KL exceeds 1.5 times this")
+
+
+class OnPolicy(Agent):
+    """Base of the family; see the module's docstring for the slots."""
+
+    Config: ClassVar[type[OnPolicyConfig]]
+    c: Any
+    needs_kl: ClassVar[bool] = False
+    """Whether the method needs an exact KL, and so refuses a policy without one."""
+    needs_disjoint: ClassVar[bool] = False
+    """Whether actor and critic must not share parameters."""
+
+    # -- slots: networks ---------------------------------------------------------------------------------------------
+
+    def make_policy(self, distribution: Distribution, **kwargs: Any) -> ActorCritic:
+        """The networks. ``kwargs`` are ``policy_kwargs`` less the optimizer's."""
+        return ActorCritic(self._seen_space(), self.action_space, distribution, **kwargs)
+
+    def make_parts(self, **optimizer: Any) -> None:
+        """One part over actor and critic, with the joint loss and one global gradient clip, as stable-baselines3."""
+        self.part("policy", self.policy.parameters(), max_grad_norm=self.config.max_grad_norm, **optimizer)
+
+    def make_split_parts(self, **optimizer: Any) -> None:
+        """Disjoint parts ``policy`` and ``critic``, for methods whose policy step must not be the critic's."""
+        self.part("policy", self.policy.actor_parameters(), max_grad_norm=self.config.max_grad_norm, **optimizer)
+        self.part("critic", self.policy.critic_parameters(), max_grad_norm=self.config.max_grad_norm, **optimizer)
+
+    # -- slots: learning -----------------------------------------------------------------------------------------------
+
+    def estimate(self, b: Batch) -> Batch:
+        """``advantage`` and ``returns`` (the value target) of a rollout ``[T, N]``: GAE, and A + V."""
+        valid = b.valid if "valid" in b else None
+        advantage = gae(b.reward, b.value, b.next_value, b.terminated, b.truncated, self.c.gamma, self.c.gae_lambda, valid)
+        return b.plus(advantage=advantage, returns=advantage + b.value)
+
+    def ratio(self, b: Batch) -> Tensor:
+        """π_θ(a|s) / π_old(a|s), ``[B]``."""
+        return torch.exp(b.new_log_prob - b.log_prob)
+
+    def policy_loss(self, b: Batch) -> Tensor:
+        """What the policy minimises, 0-d. ``b`` has ``ratio``, ``advantage``, ``new_log_prob``, ``params`` (of the
+        behaviour policy), ``new_params``."""
+        raise NotImplementedError
+
+    def value_loss(self, b: Batch) -> Tensor:
+        """mean (V_θ(s) - G)²."""
+        return (b.new_value - b.returns).square().mean()
+
+    def loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
+        """L_π + c_v L_V - c_e H."""
+        log["policy_gradient_loss"] = loss = self.policy_loss(b)
+        if self.c.vf_coef:
+            log["value_loss"] = value = self.value_loss(b)
+            loss = loss + self.c.vf_coef * value
+        if self.c.ent_coef:
+            loss = loss - self.c.ent_coef * self.policy.distribution.entropy(b.new_params).mean()
+        log["loss"] = loss
+        return loss
+
+    def table(self) -> list[tuple[str, Callable[[Batch, dict[str, Tensor]], Tensor]]]:
+        """The steps of one minibatch in their order: which part descends which loss."""
+        return [("policy", self.loss)]
+
+    def minibatches(self, b: Batch) -> Iterator[Batch]:
+        """One epoch: the rows in a fresh random order, ``batch_size`` at a time; a smaller last one is kept."""
+        size = min(self.c.batch_size or len(b), len(b))
+        order = torch.randperm(len(b), generator=self.generator, device=self.device)
+        yield from b.take(order).split(size)
+
+    def improve(self, b: Batch) -> dict[str, Tensor]:
+        """``n_epochs`` sweeps of minibatch steps; stops early at ``1.5 target_kl``. Returns metrics."""
+        logs: list[dict[str, Tensor]] = []
+        for _ in range(self.c.n_epochs):
+            for minibatch in self.minibatches(b):
+                if self.c.target_kl is not None and self._approx_kl(minibatch) > 1.5 * self.c.target_kl:
+                    return _mean(logs)
+                logs.append(self.minibatch_step(minibatch))
+            self._n_updates += 1
+        return _mean(logs)
+
+    def finish(self, b: Batch) -> dict[str, Tensor]:
+        """What follows the epochs. Returns metrics."""
+        return {}
+
+    # -- the engine ------------------------------------------------------------------------------------------------
+
+    @static
+    def minibatch_step(self, b: Batch) -> dict[str, Tensor]:
+        """Evaluate the present policy on a minibatch and walk down the :meth:`table`. Returns 0-d metrics."""
+        log: dict[str, Tensor] = {}
+        b = self.evaluate(b)
+        for part, loss in self.table():
+            self.parts[part].descend(loss(b, log))
+        return {k: v.detach() for k, v in log.items()}
+
+    def evaluate(self, b: Batch) -> Batch:
+        """What the losses read: ``new_params, new_value, new_log_prob, ratio``, and the advantage normalised."""
+        if self.c.normalize_advantage and len(b) > 1:
+            b = b.plus(advantage=(b.advantage - b.advantage.mean()) / (b.advantage.std() + 1e-8))
+        params, value = self.policy.both(b.obs) if self.policy.critic_head is not None else (self.policy(b.obs), None)
+        b = b.plus(new_params=params, new_value=value, new_log_prob=self.policy.distribution.log_prob(params, b.action))
+        return b.plus(ratio=self.ratio(b))
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        b = self.prepare(batch)
+        metrics = self.improve(b)
+        metrics |= self.finish(b)
+        return metrics | self.diagnose(b)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """A rollout ``[T, N]`` as rows ``[B]`` of valid transitions with ``value, log_prob, params, advantage, returns``."""
+        with torch.no_grad():
+            b = self.estimate(self.appraise(batch.map(lambda x: x.to(self.device))))
+        b = Batch(**{k: v for k, v in b.__dict__.items() if k not in ("next_obs", "next_value")})
+        valid = b.valid if "valid" in b else None
+        b = Batch(**{k: v for k, v in b.flatten().__dict__.items() if k != "valid"})
+        return b if valid is None else b.take(valid.flatten())
+
+    def appraise(self, batch: Batch) -> Batch:
+        """The behaviour policy's view of its rollout in one batched pass: ``params, log_prob, value, next_value``."""
+        T, N = batch.reward.shape
+        rows = batch.flatten()
+        params = self.policy(rows.obs)
+        log_prob = self.policy.distribution.log_prob(params, rows.action)
+        b = batch.plus(params=params.view(T, N, -1), log_prob=log_prob.view(T, N))
+        if self.policy.critic_head is None:
+            return b
+        value = self.policy.value(rows.obs).view(T, N)
+        # The next row's value is the successor's but where an episode ended, at the rollout's end, and after a fake row.
+        next_value = torch.cat([value[1:], value[:1]])
+        cut = b.terminated | b.truncated
+        cut[-1] = True
+        successors = tree_map(lambda x: x[cut], b.next_obs)
+        next_value[cut] = self.policy.value(successors)
+        return b.plus(value=value, next_value=next_value)
+
+    @torch.no_grad()
+    def diagnose(self, b: Batch) -> dict[str, Tensor]:
+        """How far the update moved the policy, over the whole batch, and how well the critic had predicted."""
+        d = self.policy.distribution
+        params = self.policy(b.obs)
+        log_ratio = d.log_prob(params, b.action) - b.log_prob
+        ratio = log_ratio.exp()
+        out = {
+            "approx_kl": (ratio - 1 - log_ratio).mean(),
+            "clip_fraction": ((ratio - 1).abs() > self._clip()).float().mean(),
+            "ratio_deviation": (ratio - 1).abs().mean(),
+            "ratio_variance": (ratio - 1).square().mean(),
+            "entropy_loss": -self._entropy(params, b),
+        }
+        if d.has_kl:
+            kl = d.kl(b.params, params)
+            out |= {"kl_mean": kl.mean(), "kl_max": kl.max()}
+        if "value" in b:
+            out["explained_variance"] = explained_variance(b.value, b.returns)
+        if isinstance(d, DiagGaussian):
+            out["std"] = params[..., d.dim :].exp().mean()
+        if schedule := self._schedules.get("clip_range"):
+            out["clip_range"] = torch.tensor(schedule(self._progress))
+        return out
+
+    def _clip(self) -> float | Tensor:
+        return getattr(self.c, "clip_range", 0.2)
+
+    def _entropy(self, params: Tensor, b: Batch) -> Tensor:
+        return self.policy.distribution.entropy(params).mean()
+
+    @torch.no_grad()
+    def _approx_kl(self, b: Batch) -> float:
+        """Schulman's estimate of KL(old||new), mean((r - 1) - log r), on the host: one sync."""
+        log_ratio = self.policy.distribution.log_prob(self.policy(b.obs), b.action) - b.log_prob
+        kl = float((log_ratio.exp() - 1 - log_ratio).mean())
+        if kl != kl:
+            raise NonFiniteError("approx_kl is NaN: training diverged; lower learning_rate or normalise observations")
+        return kl
+
+    # -- building and acting -------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        kwargs = dict(self.policy_kwargs)
+        optimizer_class = kwargs.pop("optimizer_class", self.optimizer_class)
+        optimizer_kwargs = kwargs.pop("optimizer_kwargs", self.optimizer_kwargs if optimizer_class is self.optimizer_class else {})
+        _check_policy_kwargs(type(self).__name__, kwargs)
+        self.policy = self.make_policy(distribution_for(self.action_space), **kwargs).to(self.device)
+        self.nets["policy"] = self.policy
+        name = type(self).__name__
+        if self.needs_kl and not self.policy.distribution.has_kl:
+            raise ValueError(f"{name} needs an exact KL, which {type(self.policy.distribution).__name__} does not have; use PPO or SPO with this policy")
+        if self.needs_disjoint and not self.policy.disjoint:
+            raise ValueError(f"{name} needs actor and critic apart: set policy_kwargs=dict(share_features_extractor=False)")
+        self.make_parts(optimizer=optimizer_class, **optimizer_kwargs)
+        self._check_sizes()
+
+    optimizer_class: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
+    optimizer_kwargs: ClassVar[dict[str, Any]] = {"eps": 1e-5}
+
+    def _check_sizes(self) -> None:
+        size, n = getattr(self.config, "batch_size", None), getattr(self, "n_envs", self.config.num_envs)
+        rows = self.config.n_steps * n if n else None
+        if size is None or rows is None:
+            return
+        if size > rows:
+            raise ValueError(f"{type(self).__name__}: batch_size={size} is larger than the rollout of n_steps * n_envs = {self.config.n_steps} * {n} = {rows}")
+        if rows % size:
+            import warnings
+
+            warnings.warn(
+                f"batch_size={size} does not divide the rollout of {rows}: each epoch ends with a minibatch of {rows % size}, which is kept",
+                stacklevel=2,
+            )
+
+    def _seen_space(self) -> Any:
+        return self.observation_space if self.normalizer is None else self.normalizer.observation_space
+
+    @property
+    def horizon(self) -> int:
+        return self.config.n_steps
+
+    def noise(self, horizon: int, num_envs: int) -> Tensor:
+        return self.policy.distribution.noise((horizon, num_envs), self.generator, self.device)
+
+    @torch.no_grad()
+    def act(self, obs: Any, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        obs = tree_map(lambda x: x.to(self.device), obs)
+        return self.policy.distribution.act(self.policy(obs), noise), {}
+
+    def host_actor(self) -> Callable[[Any, Any], Any] | None:
+        if self.device.type != "cpu":
+            return None
+        params, act = self.policy.host(), self.policy.distribution.act
+        return None if params is None else lambda obs, noise: act(params(obs), noise)
+
+
+_POLICY_KWARGS = {
+    "net_arch", "activation_fn", "ortho_init", "log_std_init", "state_dependent_std", "features_extractor_class",
+    "features_extractor_kwargs", "share_features_extractor",
+}  # fmt: skip
+
+
+def _check_policy_kwargs(owner: str, kwargs: dict[str, Any]) -> None:
+    for name in ("use_expln", "squash_output", "full_std"):
+        if kwargs.pop(name, None):
+            raise NotImplementedError(f"policy_kwargs[{name!r}] belongs to use_sde, which is not built")
+    kwargs.pop("normalize_images", None)
+    if unknown := set(kwargs) - _POLICY_KWARGS:
+        raise TypeError(f"{owner}: unknown policy_kwargs {sorted(unknown)}; known: {sorted(_POLICY_KWARGS | {'optimizer_class', 'optimizer_kwargs'})}")
+
+
+def _mean(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {k: torch.stack([log[k] for log in logs]).mean() for k in logs[0]} if logs else {}

@@ -1,0 +1,185 @@
+"""Parts: parameters that step together with their optimizer, and the one place where an optimizer steps.
+
+``part.descend(loss)`` takes the gradient of a loss for the part's own parameters only, clips it, and steps. There is no
+``.backward()``, no ``zero_grad`` and no freezing of other networks: whoever's loss it is, only this part moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Part", "polyak_"]
+
+
+class Part:
+    """Parameters and their optimizer.
+
+    Adam and AdamW (decoupled decay) are computed here, equal to ``torch.optim.Adam``/``AdamW``: eagerly by torch's fused
+    kernel, and inside a compiled graph by plain operations that the compiler fuses. Any other ``torch.optim`` class is
+    held as it is and steps eagerly.
+
+    Args:
+        params: what steps together.
+        optimizer: a ``torch.optim`` class.
+        lr: learning rate; a 0-d tensor ``part.lr`` holds it and may be written between steps.
+        max_grad_norm: clip the global gradient norm to this, or None.
+        kwargs: the optimizer's other arguments (``eps``, ``betas``, ``weight_decay``, ...).
+
+    Raises:
+        ValueError: there is nothing to step.
+        TypeError: the optimizer does not know an argument.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
+        *,
+        lr: float = 1e-3,
+        max_grad_norm: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.params = list(params)
+        if not self.params:
+            raise ValueError("a part needs at least one parameter")
+        p = self.params[0]
+        self.max_grad_norm = max_grad_norm
+        self.lr = torch.tensor(float(lr), device=p.device)
+        self.grad_norm = torch.zeros((), device=p.device)
+        self._torch = optimizer(self.params, lr=float(lr), **kwargs)  # also checks the arguments
+        d = self._torch.defaults
+        plain = optimizer in (torch.optim.Adam, torch.optim.AdamW) and not (d["amsgrad"] or d["maximize"])
+        self.adam = plain and not (optimizer is torch.optim.Adam and d["weight_decay"])
+        if self.adam:
+            self.beta1, self.beta2 = d["betas"]
+            self.eps, self.decay = d["eps"], d["weight_decay"]
+            self.first = [torch.zeros_like(p) for p in self.params]
+            self.second = [torch.zeros_like(p) for p in self.params]
+            self.count = torch.zeros((), device=p.device)
+
+    def gradient(self, loss: Tensor, **kwargs: Any) -> tuple[Tensor, ...]:
+        """d loss / d params.
+
+        Raises:
+            RuntimeError: the loss does not depend on one of the parameters.
+        """
+        return torch.autograd.grad(loss, self.params, **kwargs)
+
+    def descend(self, loss: Tensor) -> Tensor:
+        """One optimizer step down the loss. Returns the gradient's norm before clipping, 0-d."""
+        return self.step(self.gradient(loss))
+
+    def step(self, gradient: tuple[Tensor, ...]) -> Tensor:
+        """One optimizer step along a given gradient. Returns its norm before clipping, 0-d."""
+        with torch.no_grad():
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
+            limit = self.max_grad_norm
+            if not self.adam:
+                self._other(gradient, norm)
+            elif torch.compiler.is_compiling():
+                self._fusible(gradient, norm)
+            else:
+                scale = None if limit is None else ((norm + 1e-6) / limit).clamp(min=1.0)
+                self.count += 1
+                torch._fused_adamw_(
+                    self.params, list(gradient), self.first, self.second, [], [self.count] * len(self.params),
+                    lr=self.lr, beta1=self.beta1, beta2=self.beta2, weight_decay=self.decay, eps=self.eps,
+                    amsgrad=False, maximize=False, grad_scale=scale, found_inf=None,
+                )  # fmt: skip
+        return norm
+
+    def _fusible(self, gradient: tuple[Tensor, ...], norm: Tensor) -> None:
+        scale = None if self.max_grad_norm is None else (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        self.count.add_(1)
+        correct1 = 1 - self.beta1**self.count
+        correct2 = (1 - self.beta2**self.count).sqrt()
+        for p, g, m, v in zip(self.params, gradient, self.first, self.second, strict=True):
+            if scale is not None:
+                g = g * scale
+            if self.decay:
+                p.mul_(1 - self.lr * self.decay)
+            m.lerp_(g, 1 - self.beta1)
+            v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
+            p.sub_(self.lr / correct1 * m / (v.sqrt() / correct2 + self.eps))
+
+    def _other(self, gradient: tuple[Tensor, ...], norm: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("only Adam and AdamW can be compiled; use compile=False with this optimizer")
+        scale = 1.0 if self.max_grad_norm is None else (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        for p, g in zip(self.params, gradient, strict=True):
+            p.grad = g * scale
+        for group in self._torch.param_groups:
+            group["lr"] = float(self.lr)
+        self._torch.step()
+        for p in self.params:
+            p.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer state: tensors and numbers, no parameters."""
+        if self.adam:
+            return {"lr": self.lr, "count": self.count, "first": _named(self.first), "second": _named(self.second)}
+        state = self._torch.state_dict()["state"]
+        return {"lr": self.lr, "state": {str(i): dict(s) for i, s in state.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a :meth:`state_dict` back, in place.
+
+        Raises:
+            ValueError: it is of another optimizer or other parameters.
+        """
+        if ("first" in state) != self.adam:
+            raise ValueError("this optimizer state is of another kind of optimizer")
+        with torch.no_grad():
+            self.lr.copy_(torch.as_tensor(state["lr"]))
+            if self.adam:
+                for mine, theirs in ((self.first, state["first"]), (self.second, state["second"])):
+                    if len(mine) != len(theirs):
+                        raise ValueError(f"this optimizer state has {len(theirs)} parameters, the model {len(mine)}")
+                    for i, m in enumerate(mine):
+                        m.copy_(theirs[str(i)])
+                self.count.copy_(torch.as_tensor(state["count"]))
+                return
+        mine = self._torch.state_dict()
+        mine["state"] = {int(i): s for i, s in state["state"].items()}
+        self._torch.load_state_dict(mine)
+
+    def reset(self) -> None:
+        """Forget the moments: the next step is a first step."""
+        if self.adam:
+            for t in (*self.first, *self.second, self.count):
+                t.zero_()
+        else:
+            self._torch.state.clear()
+
+    # What a method that moves the parameters by itself (a natural gradient, a bisection) needs.
+
+    def vector(self) -> Tensor:
+        """The parameters as one vector, a copy."""
+        return torch.cat([p.detach().reshape(-1) for p in self.params])
+
+    def assign(self, vector: Tensor) -> None:
+        """Write a :meth:`vector` back into the parameters, in place."""
+        if vector.numel() != (n := sum(p.numel() for p in self.params)):
+            raise ValueError(f"a vector of {vector.numel()} numbers for {n} parameters")
+        with torch.no_grad():
+            for p, x in zip(self.params, vector.split([p.numel() for p in self.params]), strict=True):
+                p.copy_(x.view_as(p))
+
+
+def _named(tensors: list[Tensor]) -> dict[str, Tensor]:
+    return {str(i): t for i, t in enumerate(tensors)}
+
+
+def polyak_(target: Iterable[Tensor], source: Iterable[Tensor], tau: float | Tensor) -> None:
+    """target <- tau source + (1 - tau) target, in place."""
+    target, source = list(target), list(source)
+    with torch.no_grad():
+        if torch.compiler.is_compiling():
+            for t, s in zip(target, source, strict=True):
+                t.lerp_(s, tau)
+        else:
+            torch._foreach_lerp_(target, source, tau)

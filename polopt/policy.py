@@ -1,0 +1,268 @@
+"""The actor-critic of the on-policy family: observations to distribution parameters and to values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space, spaces
+from torch import Tensor, nn
+
+from .distributions import DiagGaussian, Distribution
+from .networks import MLP, host_forward, orthogonal_
+from .spaces import encode, encoded_size
+
+__all__ = ["ActorCritic", "Encoder", "GaussianHead", "LinearHead"]
+
+
+class Encoder(nn.Module):
+    """Observations of a space -> flat float vectors, or the user's ``features_extractor_class`` of them."""
+
+    def __init__(self, space: Space, extractor: type[nn.Module] | None = None, kwargs: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.space = space
+        self.extractor = None if extractor is None else extractor(space, **(kwargs or {}))
+        self.size: int = encoded_size(space) if self.extractor is None else int(self.extractor.features_dim)
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # follows .double() and .to(device)
+
+    def forward(self, obs: Any) -> Tensor:
+        if self.extractor is None:
+            return encode(self.space, obs, self.like.dtype)
+        return self.extractor(_preprocess(self.space, obs))
+
+    @property
+    def plain(self) -> bool:
+        """Whether it hands float vectors through as they are, so that the host may skip it."""
+        return self.extractor is None and isinstance(self.space, spaces.Box)
+
+
+class LinearHead(nn.Module):
+    """Distribution parameters as a linear map of the features (logits)."""
+
+    def __init__(self, size: int, distribution: Distribution) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, distribution.size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+    def host(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        return host_forward(self.linear)
+
+
+class GaussianHead(nn.Module):
+    """``[mean, log_std]`` of a Gaussian: the mean linear in the features; log_std free parameters, or linear too.
+
+    Args:
+        state_dependent: whether log_std depends on the observation; it is then clamped to ``bounds``.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        distribution: Distribution,
+        log_std_init: float = 0.0,
+        state_dependent: bool = False,
+        bounds: tuple[float, float] = (-20.0, 2.0),
+    ) -> None:
+        super().__init__()
+        dim = distribution.size // 2
+        self.bounds = bounds
+        self.linear = nn.Linear(size, dim)
+        self.log_std = nn.Linear(size, dim) if state_dependent else nn.Parameter(torch.full((dim,), float(log_std_init)))
+        self.log_std_init = log_std_init
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.linear(x)
+        log_std = self.log_std(x).clamp(*self.bounds) if isinstance(self.log_std, nn.Linear) else self.log_std.expand_as(mean)
+        return torch.cat([mean, log_std], -1)
+
+    def host(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        mean = host_forward(self.linear)
+        if mean is None or isinstance(self.log_std, nn.Linear):
+            return None
+        log_std = self.log_std.detach().numpy()
+        return lambda x: np.concatenate([m := mean(x), np.broadcast_to(log_std, m.shape)], -1)
+
+
+class ActorCritic(nn.Module):
+    """Policy and value networks over one observation space, apart but for a shared ``features_extractor_class``.
+
+    Initialisation as the field's: orthogonal, gain sqrt(2) in the trunks, 0.01 in the action head, 1 in the value head.
+
+    Args:
+        net_arch: hidden widths, ``[64, 64]`` or ``{"pi": [...], "vf": [...]}``.
+        log_std_init: initial log standard deviation of a Gaussian.
+        state_dependent_std: the standard deviation as a second linear head instead of free parameters.
+        critic: whether there is a value network.
+    """
+
+    def __init__(
+        self,
+        observation_space: Space,
+        action_space: Space,
+        distribution: Distribution,
+        *,
+        net_arch: Sequence[int] | dict[str, Sequence[int]] = (64, 64),
+        activation_fn: type[nn.Module] = nn.Tanh,
+        ortho_init: bool = True,
+        log_std_init: float = 0.0,
+        state_dependent_std: bool = False,
+        features_extractor_class: type[nn.Module] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = True,
+        critic: bool = True,
+        head: Callable[[int, Distribution], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.observation_space, self.action_space, self.distribution = observation_space, action_space, distribution
+        arch = net_arch if isinstance(net_arch, dict) else {"pi": list(net_arch), "vf": list(net_arch)}
+        self.encoder = Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
+        shared = share_features_extractor or features_extractor_class is None
+        self.trunk = MLP(self.encoder.size, arch["pi"], activation=activation_fn)
+        if head is not None:
+            self.head = head(self.trunk.out_features, distribution)
+        elif isinstance(distribution, DiagGaussian):
+            self.head = GaussianHead(self.trunk.out_features, distribution, log_std_init, state_dependent_std)
+        else:
+            self.head = LinearHead(self.trunk.out_features, distribution)
+        if critic:
+            self.critic_encoder = self.encoder if shared else Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
+            self.critic_trunk = MLP(self.encoder.size, arch["vf"], activation=activation_fn)
+            self.critic_head = nn.Linear(self.critic_trunk.out_features, 1)
+        else:
+            self.critic_head = None
+        if ortho_init:
+            orthogonal_(self.trunk)
+            orthogonal_(self.head, 0.01)
+            if self.encoder.extractor is not None:
+                orthogonal_(self.encoder.extractor)
+            if critic:
+                orthogonal_(self.critic_trunk)
+                orthogonal_(self.critic_head, 1.0)
+                if not shared:
+                    orthogonal_(self.critic_encoder.extractor)
+
+    # -- the networks ------------------------------------------------------------------------------------------
+
+    def forward(self, obs: Any) -> Tensor:
+        """Distribution parameters ``[B, P]``."""
+        return self.head(self.trunk(self.encoder(obs)))
+
+    def value(self, obs: Any) -> Tensor:
+        """V(obs), ``[B]``."""
+        return self.critic_head(self.critic_trunk(self.critic_encoder(obs))).squeeze(-1)
+
+    def both(self, obs: Any) -> tuple[Tensor, Tensor]:
+        """Distribution parameters ``[B, P]`` and values ``[B]``, encoding the observation once where that is shared."""
+        x = self.encoder(obs)
+        y = x if self.critic_encoder is self.encoder else self.critic_encoder(obs)
+        return self.head(self.trunk(x)), self.critic_head(self.critic_trunk(y)).squeeze(-1)
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """What decides the actions: encoder, trunk, head."""
+        return [p for m in (self.encoder, self.trunk, self.head) for p in m.parameters()]
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """What only the values depend on."""
+        if self.critic_head is None:
+            return []
+        mine = {id(p) for p in self.actor_parameters()}
+        return [p for m in (self.critic_encoder, self.critic_trunk, self.critic_head) for p in m.parameters() if id(p) not in mine]
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether actor and critic share no parameter."""
+        return self.critic_head is None or self.critic_encoder.extractor is None or self.critic_encoder is not self.encoder
+
+    def host(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """``obs [N, O] float32 -> params [N, P]`` in NumPy, over views of the weights; None where there is no such form."""
+        if not self.encoder.plain:
+            return None
+        trunk, head = host_forward(self.trunk), self.head.host() if hasattr(self.head, "host") else None
+        if trunk is None or head is None:
+            return None
+        if len(self.observation_space.shape) == 1:
+            return lambda obs: head(trunk(obs))
+        return lambda obs: head(trunk(obs.reshape(len(obs), -1)))
+
+    # -- what stable-baselines3 users call -----------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def obs_to_tensor(self, observation: Any) -> tuple[Any, bool]:
+        """A NumPy observation, single or batched, as tensors ``[B, ...]`` on the policy's device, and whether it was batched.
+
+        Raises:
+            ValueError: its shape does not fit the observation space.
+        """
+        return to_tensor(self.observation_space, observation, self.device)
+
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values ``[B]``, log-probabilities ``[B]`` and entropies ``[B]`` of given actions (stable-baselines3's order)."""
+        params, values = self.both(obs)
+        d = self.distribution
+        return values, d.log_prob(params, actions.reshape(len(actions), -1) if isinstance(d, DiagGaussian) else actions), d.entropy(params)
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """V(obs) as stable-baselines3 shapes it, ``[B, 1]``."""
+        return self.value(obs).unsqueeze(-1)
+
+    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> tuple[np.ndarray, Any]:
+        """Actions for NumPy observations, single or batched: ``(action, state)``. Actions lie in the action space."""
+        obs, batched = self.obs_to_tensor(observation)
+        with torch.no_grad():
+            params = self(obs)
+            d = self.distribution
+            if deterministic:
+                action = d.mode(params)
+            else:
+                action = d.act(params, d.noise(tuple(params.shape[:-1]), None, params.device))
+        return from_tensor(self.action_space, action, batched), state
+
+
+def to_tensor(space: Space, observation: Any, device: torch.device | str) -> tuple[Any, bool]:
+    """See :meth:`ActorCritic.obs_to_tensor`."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(observation, dict) or set(space.spaces) - set(observation):
+            raise ValueError(f"expected a dict with the keys {list(space.spaces)}, not {type(observation).__name__}")
+        parts = {k: to_tensor(s, observation[k], device) for k, s in space.spaces.items()}
+        return {k: x for k, (x, _) in parts.items()}, any(batched for _, batched in parts.values())
+    x = np.asarray(observation)
+    shape = space.shape or ()
+    if x.shape != shape and x.shape[1:] != shape or x.ndim - len(shape) not in (0, 1):
+        raise ValueError(f"an observation of shape {x.shape} does not fit {space}: expected {shape} or (n, {', '.join(map(str, shape))})")
+    batched = x.ndim == len(shape) + 1
+    dtype = torch.float32 if np.issubdtype(x.dtype, np.floating) else None
+    return torch.as_tensor(x if batched else x[None], dtype=dtype, device=device), batched
+
+
+def from_tensor(space: Space, action: Tensor, batched: bool) -> np.ndarray:
+    """Actions ``[B, ...]`` as NumPy in the space: shaped, clipped to a Box's bounds; a single one without its axis."""
+    a = action.detach().cpu().numpy()
+    if isinstance(space, spaces.Box):
+        a = np.clip(a.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
+    elif isinstance(space, spaces.MultiBinary):
+        a = a.reshape(-1, *space.shape)
+    return a if batched else a[0]
+
+
+def _preprocess(space: Space, obs: Any) -> Any:
+    """As stable-baselines3 hands observations to a features extractor: floats, integers one-hot, Dict entry by entry."""
+    if isinstance(space, spaces.Dict):
+        return {k: _preprocess(s, obs[k]) for k, s in space.spaces.items()}
+    if isinstance(space, spaces.Box):
+        x = obs.float()
+        return x / 255.0 if space.dtype == np.uint8 and len(space.shape) == 3 else x
+    return encode(space, obs)
+
+
+def gaussian_std(params: Tensor) -> Tensor:
+    """Mean standard deviation of Gaussian parameters, for the log."""
+    return params[..., params.shape[-1] // 2 :].exp().mean()
+
+
