@@ -104,7 +104,7 @@ def adaptive_step_size(log_pi: np.ndarray, Q: np.ndarray, gamma: float, k: int, 
 def suboptimality(
     mdp: MDP, step: Callable[[np.ndarray, int], np.ndarray], start: np.ndarray, num_steps: int, log: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Run ``x <- step(x, k)``: returns ``V* - V_k`` ``[num_steps+1, ..., S]`` and the x ``[num_steps+1, ..., S, A]``."""
+    """Run ``x <- step(x, k)``; returns ``V* - V_k`` ``[steps+1, ..., S]`` and the iterates ``[steps+1, ..., S, A]``."""
     optimum = policy_iteration(mdp).V
     x = start
     iterates = np.empty((num_steps + 1, *np.shape(start)))
