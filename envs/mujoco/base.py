@@ -61,7 +61,7 @@ class MujocoEnv(HostEnv):
                 return -np.square(self.qpos).sum(-1), np.zeros(self.num_envs, bool)
 
     ``self.qpos``, ``self.qvel``, ``self.joints`` (both side by side) and whatever :meth:`_bind` returns are live arrays
-    ``[N, ...]`` of ``MjData``'s fields. As in Gymnasium, fields derived from the state (``xpos``, ``qfrc_actuator`` ...)
+    ``[N, ...]`` of ``MjData``'s fields. As in Gymnasium, fields derived from the state (``xpos``, ``qfrc_actuator``)
     are those of the last evaluation of the dynamics, which lies before the last integration step.
 
     Args:
@@ -211,9 +211,10 @@ class MujocoEnv(HostEnv):
 
     @property
     def info(self) -> dict[str, np.ndarray]:
-        """Gymnasium's info terms of the last step (of the true successors), or of the last ``reset``, ``[N, ...]`` each.
+        """Gymnasium's info terms of the last step (its true successors') or of the last ``reset``, ``[N, ...]`` each.
 
-        Computed when asked for. Empty before the first ``reset`` and right after ``load_state_dict`` or ``set_state``.
+        Computed when asked for. Empty before the first ``reset`` and right after ``reset_where``, ``set_state`` and
+        ``load_state_dict``.
         """
         if self._info is None:
             self._info = {name: np.array(value) for name, value in self._step_info().items()}
@@ -238,11 +239,25 @@ class MujocoEnv(HostEnv):
         if self._contact_forces:
             self.cfrc_ext[worlds] = 0.0
 
+    def reset_where(self, mask: np.ndarray) -> np.ndarray:
+        mask = np.asarray(mask, bool)
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"mask has shape {mask.shape}: must be ({self.num_envs},)")
+        self._require_reset()
+        self._info = {}
+        self._finish(mask)
+        if mask.any():
+            self._restart(np.flatnonzero(mask))
+        return self._observe()
+
+    def _require_reset(self) -> None:
+        if not self._rngs:
+            raise EnvError(f"{self.id or type(self).__name__}: reset() must come first")
+
     def _step(self, action: np.ndarray) -> Step:
         if action.shape != self._action_shape:
             raise ValueError(f"action has shape {action.shape}: must be {self._action_shape} (num_envs, actuators)")
-        if not self._rngs:
-            raise EnvError(f"{self.id or type(self).__name__}: reset() must come before the first step()")
+        self._require_reset()
         before = self._locate()
         self._ctrl[:] = action
         self._advance()
@@ -354,7 +369,7 @@ class MujocoEnv(HostEnv):
         self._batch.reset(stage=_NONE)
         self._batch.state[:] = state["physics"]
         for name, field in self._derived.items():
-            # Batch guards its outputs against writes that its next call would lose; until then they are what is observed
+            # Batch guards its outputs, because its next call overwrites them; until then they are what is observed
             guarded = not field.flags.writeable
             field.flags.writeable = True
             field[:] = state["derived"][name]

@@ -9,10 +9,10 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-
-from polopt.env import EnvError
 from polopt.envs import mujoco as tasks
 from polopt.envs.mujoco import MujocoEnv
+
+from polopt.env import EnvError
 
 STEPS = int(os.environ.get("POLOPT_ORACLE_STEPS", "120"))
 
@@ -32,26 +32,28 @@ ALL = [
 
 SHOWN = {"exclude_current_positions_from_observation": False}
 OTHER = [
-    ("Ant", dict(main_body="front_left_leg", include_cfrc_ext_in_observation=False, contact_force_range=(-0.5, 0.7))),
+    ("Ant", {"main_body": "front_left_leg", "include_cfrc_ext_in_observation": False}),
+    ("Ant", {"contact_force_range": (-0.5, 0.7), "healthy_z_range": (0.3, 0.8)}),
     ("Ant", dict(SHOWN, terminate_when_unhealthy=False, healthy_z_range=(0.4, 0.7), contact_cost_weight=0.3)),
-    ("Ant", dict(forward_reward_weight=2, healthy_reward=0.3, reset_noise_scale=0.2, frame_skip=3)),
+    ("Ant", {"forward_reward_weight": 2, "healthy_reward": 0.3, "reset_noise_scale": 0.2, "frame_skip": 3}),
     ("HalfCheetah", dict(SHOWN, forward_reward_weight=0.7, ctrl_cost_weight=0.3, reset_noise_scale=0.5, frame_skip=2)),
     ("Hopper", dict(SHOWN, healthy_reward=2.5, healthy_z_range=(0.9, 1.3), healthy_angle_range=(-0.1, 0.15))),
-    ("Hopper", dict(healthy_state_range=(-1.0, 1.5), ctrl_cost_weight=0.2, forward_reward_weight=3.0)),
-    ("Hopper", dict(terminate_when_unhealthy=False, frame_skip=2, reset_noise_scale=0.1)),
+    ("Hopper", {"healthy_state_range": (-1.0, 1.5), "ctrl_cost_weight": 0.2, "forward_reward_weight": 3.0}),
+    ("Hopper", {"terminate_when_unhealthy": False, "frame_skip": 2, "reset_noise_scale": 0.1}),
     ("Humanoid", dict(SHOWN, include_cinert_in_observation=False, contact_cost_range=(0.1, 0.4), healthy_reward=1.0)),
-    ("Humanoid", dict(include_cvel_in_observation=False, include_qfrc_actuator_in_observation=False, frame_skip=3)),
-    ("Humanoid", dict(include_cfrc_ext_in_observation=False, healthy_z_range=(1.3, 1.5), contact_cost_weight=1e-3)),
-    ("Humanoid", dict(terminate_when_unhealthy=False, forward_reward_weight=2.0, ctrl_cost_weight=0.7)),
+    ("Humanoid", {"include_cvel_in_observation": False, "include_qfrc_actuator_in_observation": False}),
+    ("Humanoid", {"include_cfrc_ext_in_observation": False, "healthy_z_range": (1.3, 1.5), "frame_skip": 3}),
+    ("Humanoid", {"contact_cost_weight": 1e-3, "reset_noise_scale": 0.1}),
+    ("Humanoid", {"terminate_when_unhealthy": False, "forward_reward_weight": 2.0, "ctrl_cost_weight": 0.7}),
     ("HumanoidStandup", dict(SHOWN, uph_cost_weight=3, ctrl_cost_weight=0.5, include_cvel_in_observation=False)),
-    ("HumanoidStandup", dict(impact_cost_weight=1e-3, impact_cost_range=(0.0, 2.0), reset_noise_scale=0.1)),
-    ("InvertedDoublePendulum", dict(healthy_reward=4.0, reset_noise_scale=0.3, frame_skip=2)),
-    ("InvertedPendulum", dict(reset_noise_scale=0.1, frame_skip=4)),
-    ("Pusher", dict(reward_near_weight=0.9, reward_dist_weight=2, reward_control_weight=0.5, frame_skip=3)),
-    ("Reacher", dict(reward_dist_weight=0.3, reward_control_weight=2, frame_skip=4)),
+    ("HumanoidStandup", {"impact_cost_weight": 1e-3, "impact_cost_range": (0.0, 2.0), "reset_noise_scale": 0.1}),
+    ("InvertedDoublePendulum", {"healthy_reward": 4.0, "reset_noise_scale": 0.3, "frame_skip": 2}),
+    ("InvertedPendulum", {"reset_noise_scale": 0.1, "frame_skip": 4}),
+    ("Pusher", {"reward_near_weight": 0.9, "reward_dist_weight": 2, "reward_control_weight": 0.5, "frame_skip": 3}),
+    ("Reacher", {"reward_dist_weight": 0.3, "reward_control_weight": 2, "frame_skip": 4}),
     ("Swimmer", dict(SHOWN, forward_reward_weight=0.5, ctrl_cost_weight=0.1, reset_noise_scale=0.3)),
     ("Walker2d", dict(SHOWN, healthy_reward=0.2, healthy_z_range=(1.1, 1.4), healthy_angle_range=(-0.3, 0.2))),
-    ("Walker2d", dict(terminate_when_unhealthy=False, forward_reward_weight=2.0, ctrl_cost_weight=0.1)),
+    ("Walker2d", {"terminate_when_unhealthy": False, "forward_reward_weight": 2.0, "ctrl_cost_weight": 0.1}),
 ]
 CASES = [(name, {}) for name in ALL] + OTHER
 
@@ -64,16 +66,20 @@ def named(case):
     return f"{case[0]}-{'-'.join(case[1])}" if case[1] else case[0]
 
 
-def assert_info(ours, theirs, world, where):
+def assert_info(ours, theirs, world, where, rounding=0.0):
     assert ours.keys() == theirs.keys(), where
     for key, value in theirs.items():
-        np.testing.assert_array_equal(ours[key][world], value, err_msg=f"{where}: {key}")
+        np.testing.assert_allclose(ours[key][world], value, rtol=0, atol=rounding, err_msg=f"{where}: {key}")
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_equals_gymnasium(case):
-    """Observations, rewards, flags, infos, time limits and resets of three worlds, bit for bit."""
+    """Observations, rewards, flags, infos, time limits and resets of three worlds, bit for bit.
+
+    But for one reward: squares of NumPy's scalars (Gymnasium's) and arrays (ours) may differ in the last bit.
+    """
     name, kwargs = case
+    rounding = 1e-13 if name == "InvertedDoublePendulum" else 0.0
     n, limit = 3, 50 if STEPS < 1000 else 400
     env = native(name, n, threads=2, max_episode_steps=limit, **kwargs)
     peers = [gymnasium.make(f"{name}-v5", max_episode_steps=limit, **kwargs) for _ in range(n)]
@@ -98,7 +104,7 @@ def test_equals_gymnasium(case):
             np.testing.assert_array_equal(step.next_obs[i], expected_obs, err_msg=where)
             assert step.reward[i] == reward, where
             assert (step.terminated[i], step.truncated[i]) == (terminated, truncated), where
-            assert_info(info, expected_info, i, where)
+            assert_info(info, expected_info, i, where, rounding)
             if terminated or truncated:
                 expected_obs, _ = peer.reset()
                 resets += 1
@@ -140,6 +146,22 @@ def test_reset_without_a_seed_goes_on_drawing():
     np.testing.assert_array_equal(env.reset_host()[0], peer.reset()[0])
     np.testing.assert_array_equal(native("Hopper", seed=4).reset_host(), env.reset_host(seed=4))
     assert not np.array_equal(native("Hopper").reset_host(), native("Hopper").reset_host())
+
+
+@pytest.mark.parametrize("name", ["Hopper", "Ant"])
+def test_reset_where(name):
+    env, peer = native(name, 3, seed=0), gymnasium.make(f"{name}-v5")
+    env.reset_host()
+    peer.reset(seed=1)
+    action = np.zeros((3, *env.action_space.shape))
+    before = env.step_host(action).obs
+    after = env.reset_where(np.array([False, True, False]))
+    np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+    np.testing.assert_array_equal(after[1], peer.reset()[0])
+    assert [(e.index, e.l) for e in env.pop_episodes()] == [(1, 1)]
+    np.testing.assert_array_equal(env.step_host(action).obs[1], peer.step(action[1])[0])
+    with pytest.raises(ValueError, match="mask has shape"):
+        env.reset_where(np.array([True]))
 
 
 def test_tensor_face_and_episodes():
@@ -294,7 +316,7 @@ def test_divergence_names_the_world(name):
     qpos, qvel = env.get_state()
     qvel[3, 4] = 1e12
     env.set_state(qpos, qvel)
-    with pytest.raises(EnvError, match="world 3: .*velocity"):
+    with pytest.raises(EnvError, match=r"world 3: .*velocity"):
         env.step_host(np.zeros_like(action))
 
 
@@ -331,17 +353,17 @@ def test_own_model(tmp_path):
 @pytest.mark.parametrize(
     "kwargs, error, message",
     [
-        (dict(device="cuda"), ValueError, "device='cuda'"),
-        (dict(dtype=torch.float16), ValueError, "dtype"),
-        (dict(num_envs=0), ValueError, "num_envs=0"),
-        (dict(frame_skip=0), ValueError, "frame_skip=0"),
-        (dict(threads=0), ValueError, "threads=0"),
-        (dict(max_episode_steps=0), ValueError, "max_episode_steps=0"),
-        (dict(xml_file="no_such.xml"), FileNotFoundError, "no_such.xml"),
-        (dict(camera_name="nobody"), ValueError, "camera_name='nobody'"),
-        (dict(camera_id=0, camera_name="track"), ValueError, "camera_id=0"),
-        (dict(main_body="nose"), ValueError, "main_body='nose'"),
-        (dict(healthy_rewards=1.0), TypeError, "healthy_rewards"),
+        ({"device": "cuda"}, ValueError, "device='cuda'"),
+        ({"dtype": torch.float16}, ValueError, "dtype"),
+        ({"num_envs": 0}, ValueError, "num_envs=0"),
+        ({"frame_skip": 0}, ValueError, "frame_skip=0"),
+        ({"threads": 0}, ValueError, "threads=0"),
+        ({"max_episode_steps": 0}, ValueError, "max_episode_steps=0"),
+        ({"xml_file": "no_such.xml"}, FileNotFoundError, "no_such.xml"),
+        ({"camera_name": "nobody"}, ValueError, "camera_name='nobody'"),
+        ({"camera_id": 0, "camera_name": "track"}, ValueError, "camera_id=0"),
+        ({"main_body": "nose"}, ValueError, "main_body='nose'"),
+        ({"healthy_rewards": 1.0}, TypeError, "healthy_rewards"),
     ],
 )
 def test_bad_arguments(kwargs, error, message):
