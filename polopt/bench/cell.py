@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -99,6 +100,19 @@ def play(envs: list[gymnasium.Env], predict: Predict, seed: int) -> tuple[np.nda
     return returns, lengths
 
 
+class _Latest(KVWriter):
+    """A logger's output that keeps the last value of each key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.values.update(key_values)
+
+    def close(self) -> None:
+        pass
+
+
 class Evaluator(BaseCallback):
     """Plays the evaluation episodes between updates, and keeps the curve.
 
@@ -118,48 +132,49 @@ class Evaluator(BaseCallback):
         self.cpu_seconds = 0.0
         self.curve: dict[str, list[Any]] = {"steps": [], "returns": [], "lengths": [], "ep_rew_mean": []}
         self.diagnostics: dict[str, list[float | None]] = {}
+        self._logged = _Latest()
+
+    def _init_callback(self) -> None:
+        self.model.set_logger(Logger(folder=None, output_formats=[self._logged]))
 
     def _on_training_start(self) -> None:
         self._started = time.perf_counter()
 
     def _on_rollout_start(self) -> None:
-        if self.num_timesteps >= self._next:
+        if self.model.num_timesteps >= self._next:
             self._evaluate()
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
-        self.num_timesteps = self.model.num_timesteps
-        if self.num_timesteps > self.curve["steps"][-1]:
+        if self.model.num_timesteps > self.curve["steps"][-1]:
             self._evaluate()
         for env in self._envs:
             env.close()
 
     def _evaluate(self) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
+        step = int(self.model.num_timesteps)
         returns, lengths = play(self._envs, self._predict, self._evaluation.seed)
         episodes = [float(np.asarray(info["r"])) for info in self.model.ep_info_buffer or ()]
-        self.curve["steps"].append(int(self.num_timesteps))
+        self.curve["steps"].append(step)
         self.curve["returns"].append([round(float(r), 3) for r in returns])
         self.curve["lengths"].append(lengths.tolist())
         self.curve["ep_rew_mean"].append(round(float(np.mean(episodes)), 3) if episodes else None)
         self._keep_diagnostics()
         every = self._evaluation.every
-        self._next = (self.num_timesteps // every + 1) * every
+        self._next = (step // every + 1) * every
         self.seconds += time.perf_counter() - wall
         self.cpu_seconds += time.process_time() - cpu
-        trained = time.perf_counter() - self._started - self.seconds
-        rate = self.num_timesteps / trained if trained > 0 else 0.0
+        rate = step / (time.perf_counter() - self._started - self.seconds)
         score = f"{returns.mean():>9.1f} ± {returns.std():<8.1f}"
-        print(f"step {self.num_timesteps:>9,}  return {score} {rate:>7.0f} steps/s", flush=True)
+        print(f"step {step:>9,}  return {score} {rate:>7.0f} steps/s", flush=True)
 
     def _keep_diagnostics(self) -> None:
-        values = {
-            key: float(value)
-            for key, value in self.logger.name_to_value.items()
-            if key.startswith("train/") and np.ndim(value) == 0
-        }
+        # What is recorded but not yet written is newer than what was written last.
+        recorded = self._logged.values | self.model.logger.name_to_value
+        values = {k: float(v) for k, v in recorded.items() if k.startswith("train/") and np.ndim(v) == 0}
         points = len(self.curve["steps"])
         for key in values.keys() | self.diagnostics.keys():
             column = self.diagnostics.setdefault(key, [None] * (points - 1))

@@ -6,10 +6,8 @@ import json
 import multiprocessing
 import os
 import socket
-import sys
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,19 +75,25 @@ def run_suite(
     records.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(parents=True, exist_ok=True)
 
-    skipped = [cell for cell in cells if _has_record(records, cell)]
-    todo = [cell for cell in cells if not _has_record(records, cell)]
-    elsewhere: list[Cell] = []
-    ended: list[Cell] = []
+    todo = list(cells)
     running: dict[int, tuple[Any, Cell, float]] = {}
+    outcome: dict[str, list[str]] = {"finished": [], "skipped": [], "elsewhere": [], "failed": []}
     context = multiprocessing.get_context("spawn")
     try:
         while todo or running:
             while todo and len(running) < workers:
                 cell = todo.pop(0)
-                if not _claim(scratch / f"{cell.stem}.claim"):
-                    elsewhere.append(cell)
+                claim = scratch / f"{cell.stem}.claim"
+                if _has_record(records, cell):
+                    outcome["skipped"].append(cell.name)
+                    continue
+                if not _claim(claim):
+                    outcome["elsewhere"].append(cell.name)
                     say(f"elsewhere {cell.name}")
+                    continue
+                if _has_record(records, cell):  # finished by another process between the look and the claim
+                    claim.unlink()
+                    outcome["skipped"].append(cell.name)
                     continue
                 process = context.Process(target=_work, args=(cell, records, scratch), name=cell.name)
                 process.start()
@@ -98,26 +102,15 @@ def run_suite(
             for sentinel in wait(list(running)) if running else ():
                 process, cell, since = running.pop(sentinel)
                 process.join()
-                (scratch / f"{cell.stem}.claim").unlink(missing_ok=True)
-                ended.append(cell)
                 done = _has_record(records, cell)
-                minutes = (time.monotonic() - since) / 60
+                outcome["finished" if done else "failed"].append(cell.name)
                 what = "finished " if done else f"FAILED (exit code {process.exitcode})"
-                say(f"{what} {cell.name}  {minutes:.1f} min  log {scratch / cell.stem}.log")
+                say(f"{what} {cell.name}  {(time.monotonic() - since) / 60:.1f} min  log {scratch / cell.stem}.log")
     finally:
-        for process, cell, _ in running.values():
+        for process, _, _ in running.values():
             process.terminate()
             process.join()
-            (scratch / f"{cell.stem}.claim").unlink(missing_ok=True)
-    names = {True: [], False: []}
-    for cell in ended:
-        names[_has_record(records, cell)].append(cell.name)
-    return Outcome(
-        finished=tuple(names[True]),
-        skipped=tuple(cell.name for cell in skipped),
-        elsewhere=tuple(cell.name for cell in elsewhere),
-        failed=tuple(names[False]),
-    )
+    return Outcome(**{key: tuple(names) for key, names in outcome.items()})
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -150,13 +143,13 @@ def _has_record(records: Path, cell: Cell) -> bool:
 
 
 def _work(cell: Cell, records: Path, scratch: Path) -> None:
-    """The life of a worker process: one cell."""
+    """The life of a worker process: one cell. It goes on, claim and all, should the process that started it die."""
     claim = scratch / f"{cell.stem}.claim"
     claim.write_text(json.dumps(_owner()))
     threading.Thread(target=_beat, args=(claim,), daemon=True).start()
     log = (scratch / f"{cell.stem}.log").open("w", buffering=1)
-    sys.stdout = sys.stderr = log
-    os.environ["OMP_NUM_THREADS"] = "1"
+    for descriptor in (1, 2):  # of the process, not only of Python: MuJoCo writes there too
+        os.dup2(log.fileno(), descriptor)
     try:
         import torch
 
@@ -164,16 +157,15 @@ def _work(cell: Cell, records: Path, scratch: Path) -> None:
         from polopt.bench.cell import run_cell
 
         write_record(records / f"{cell.stem}.json", run_cell(cell))
-    except BaseException:
-        traceback.print_exc()
-        log.flush()
-        raise SystemExit(1) from None
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 def _beat(claim: Path) -> None:
     while True:
         time.sleep(_HEARTBEAT)
-        os.utime(claim)
+        if claim.exists():
+            os.utime(claim)
 
 
 def _owner() -> dict[str, Any]:

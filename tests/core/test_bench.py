@@ -1,0 +1,423 @@
+"""Suites into cells, cells into records, records into a report: with the peers as real runs and as oracles."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+
+from polopt.bench import Cell, Evaluation, load_suite, pool, read_record, report, run_suite
+from polopt.bench import cell as cell_module
+from polopt.bench.pool import records_folder, write_record
+
+SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
+TINY = """
+steps = 64
+seeds = [0, 1]
+envs = ["CartPole-v1"]
+[evaluation]
+every = 32
+episodes = 2
+[[run]]
+library = "sb3"
+algorithm = "A2C"
+config = { n_steps = 8 }
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "suites" / "tiny.toml"
+    path.parent.mkdir()
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def ppo_cell(seed=0, steps=256, **config):
+    config = {"n_steps": 64, "batch_size": 32, "n_epochs": 2} | config
+    return Cell("sb3", "PPO", "CartPole-v1", seed, steps, Evaluation(every=128, episodes=3, seed=7), config, "PPO")
+
+
+# Suites
+
+
+def test_the_grid_runs_seed_by_seed_and_merges_configurations(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text(
+        """
+        steps = 10
+        seeds = [3, 1]
+        envs = ["A-v0", "B-v0"]
+        evaluation = { every = 5 }
+        [base.common]
+        config = { gamma = 0.9, policy_kwargs = { log_std_init = -2, ortho_init = false } }
+        env_config."B-v0" = { gamma = 0.8 }
+        [[run]]
+        library = "sb3"
+        algorithm = "PPO"
+        base = "common"
+        config = { n_steps = 8 }
+        env_config."A-v0".policy_kwargs = { log_std_init = 0 }
+        [[run]]
+        label = "other"
+        library = "polopt"
+        algorithm = "PPO"
+        envs = ["B-v0"]
+        seeds = [1]
+        steps = 20
+        """
+    )
+    cells = load_suite(path).cells
+    assert [cell.name for cell in cells] == [
+        "sb3 PPO/A-v0/1",
+        "sb3 PPO/B-v0/1",
+        "other/B-v0/1",
+        "sb3 PPO/A-v0/3",
+        "sb3 PPO/B-v0/3",
+    ]
+    a, b, other = cells[:3]
+    assert a.config == {"gamma": 0.9, "n_steps": 8, "policy_kwargs": {"log_std_init": 0, "ortho_init": False}}
+    assert b.config == {"gamma": 0.8, "n_steps": 8, "policy_kwargs": {"log_std_init": -2, "ortho_init": False}}
+    assert (other.steps, other.config, a.steps) == (20, {}, 10)
+
+
+def test_the_address_is_the_content():
+    cell = Cell("sb3", "PPO", "CartPole-v1", 0, 100, Evaluation(50), {"a": 1, "b": 2}, "label")
+    # A change of this literal orphans every record there is.
+    assert cell.address == "f2d7e5fdbfba"
+    same = Cell("sb3", "PPO", "CartPole-v1", 0, 100, Evaluation(50), {"b": 2, "a": 1}, "another label")
+    assert same.address == cell.address
+    others = [
+        Cell("sb3_contrib", "PPO", "CartPole-v1", 0, 100, Evaluation(50), {"a": 1, "b": 2}),
+        Cell("sb3", "A2C", "CartPole-v1", 0, 100, Evaluation(50), {"a": 1, "b": 2}),
+        Cell("sb3", "PPO", "CartPole-v0", 0, 100, Evaluation(50), {"a": 1, "b": 2}),
+        Cell("sb3", "PPO", "CartPole-v1", 1, 100, Evaluation(50), {"a": 1, "b": 2}),
+        Cell("sb3", "PPO", "CartPole-v1", 0, 101, Evaluation(50), {"a": 1, "b": 2}),
+        Cell("sb3", "PPO", "CartPole-v1", 0, 100, Evaluation(50, episodes=9), {"a": 1, "b": 2}),
+        Cell("sb3", "PPO", "CartPole-v1", 0, 100, Evaluation(50), {"a": 1, "b": 3}),
+    ]
+    assert len({other.address for other in others} | {cell.address}) == len(others) + 1
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.toml")), ids=lambda path: path.stem)
+def test_committed_suites_load_and_every_record_belongs_to_one(path):
+    suite = load_suite(path)
+    stems = {cell.stem: cell for cell in suite.cells}
+    for file in records_folder(suite).glob("*.json"):
+        assert file.stem in stems, f"{file.name} is of no cell of {path.name}: its configuration changed"
+        assert read_record(file)["address"] == stems[file.stem].address
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (("steps = 64", "step = 64"), "unknown key 'step'.*steps"),
+        (("seeds = [0, 1]", ""), "lacks 'seeds'"),
+        (("every = 32", "evry = 32"), r"\[evaluation\].*'evry'.*every"),
+        (("every = 32", "every = 0"), "evaluation.every is 0.*at least 1"),
+        (('library = "sb3"', 'library = "sb4"'), "library is 'sb4'; it is one of polopt, sb3"),
+        (('algorithm = "A2C"', ""), "lacks 'algorithm'"),
+        (("config = {", 'env_config."Pendulum-v1" = { a = 1 }\nconfig = {'), "env_config names Pendulum-v1"),
+        (("config = {", 'base = "none"\nconfig = {'), "base is 'none'"),
+        (("config = {", "config = {{"), "is not TOML"),
+        (("seeds = [0, 1]", "seeds = [0, 0]"), "the same cell"),
+        (("[evaluation]", 'reference = {"CartPole-v1" = [1.0, 1.0]}\n[evaluation]'), "low < high"),
+    ],
+)
+def test_a_bad_suite_names_the_key(tiny, change, words):
+    text = TINY.replace(*change)
+    assert text != TINY
+    tiny.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        load_suite(tiny)
+
+
+def test_bad_arguments(tiny):
+    with pytest.raises(ValueError, match=r"only='PPO\*' matches no cell.*sb3 A2C/CartPole-v1"):
+        run_suite(tiny, only="PPO*")
+    with pytest.raises(ValueError, match="workers is 0"):
+        run_suite(tiny, workers=0)
+
+
+# Cells
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_evaluation_equals_stable_baselines3s(normalize):
+    """Five episodes on five environments with the same seeds give SB3's evaluate_policy the same returns."""
+    cell = ppo_cell(normalize=normalize)
+    model, predict = cell_module.make_model(cell)
+    model.learn(256)
+    envs = [gymnasium.make("CartPole-v1") for _ in range(5)]
+    returns, lengths = cell_module.play(envs, predict, seed=100)
+
+    peer_env = make_vec_env("CartPole-v1", n_envs=5, seed=100)
+    if normalize:
+        peer_env = VecNormalize(peer_env, training=False, norm_reward=False)
+        peer_env.obs_rms = model.get_vec_normalize_env().obs_rms
+    peer, peer_lengths = evaluate_policy(model, peer_env, n_eval_episodes=5, return_episode_rewards=True)
+    assert sorted(returns) == sorted(peer)
+    assert sorted(lengths) == sorted(peer_lengths)
+
+
+def test_evaluation_leaves_training_alone():
+    """With and without evaluations on the way, training ends with the same bits; and it is SB3's own training."""
+    cell = ppo_cell(normalize=True)
+    model, predict = cell_module.make_model(cell)
+    evaluator = cell_module.Evaluator(cell, predict)
+    model.learn(256, callback=evaluator)
+
+    env = VecNormalize(make_vec_env("CartPole-v1", seed=0), gamma=0.99)
+    peer = PPO("MlpPolicy", env, n_steps=64, batch_size=32, n_epochs=2, seed=0, device="cpu").learn(256)
+    for name, value in peer.policy.state_dict().items():
+        assert torch.equal(value, model.policy.state_dict()[name]), name
+    assert evaluator.curve["steps"] == [0, 128, 256]
+
+
+def test_a_record_says_what_was_run():
+    cell = ppo_cell(seed=3, learning_rate="lin_1e-3")
+    record = json.loads(json.dumps(cell_module.run_cell(cell), allow_nan=False))
+    assert record["cell"] == cell.content and record["address"] == cell.address
+    assert record["steps"] == 256
+    assert record["curve"]["steps"] == [0, 128, 256]
+    assert np.shape(record["curve"]["returns"]) == (3, 3)
+    assert record["curve"]["returns"] == record["curve"]["lengths"], "CartPole pays 1 a step"
+    assert record["curve"]["ep_rew_mean"][0] is None and record["curve"]["ep_rew_mean"][2] > 0
+    rates = record["diagnostics"]["train/learning_rate"]
+    assert rates == [None, 5e-4, 0.0], "the last update's: SB3 counts the rollout it has just finished"
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["machine"]["torch_threads"] == 1
+    assert record["steps_per_second"] > 0 and record["train_seconds"] > 0
+
+
+def test_an_unknown_algorithm_is_named():
+    with pytest.raises(ValueError, match="stable_baselines3 has no algorithm 'PPPO'"):
+        cell_module.make_model(Cell("sb3", "PPPO", "CartPole-v1", 0, 1, Evaluation(1)))
+
+
+# The pool
+
+
+def test_a_suite_is_run_once_and_a_lost_record_again(tiny):
+    lines = []
+    first = run_suite(tiny, workers=2, say=lines.append)
+    assert sorted(first.finished) == ["sb3 A2C/CartPole-v1/0", "sb3 A2C/CartPole-v1/1"] and not first.failed
+    files = sorted((tiny.parent.parent / "records" / "tiny").iterdir())
+    assert [file.suffix for file in files] == [".json", ".json"], "and no temporary file is left"
+    before = [read_record(file) for file in files]
+    assert [record["cell"]["seed"] for record in before] == [0, 1]
+
+    stamp = files[1].stat().st_mtime_ns
+    files[0].unlink()
+    second = run_suite(tiny, workers=2, say=lines.append)
+    assert (second.finished, second.skipped) == (("sb3 A2C/CartPole-v1/0",), ("sb3 A2C/CartPole-v1/1",))
+    assert files[1].stat().st_mtime_ns == stamp
+    assert read_record(files[0])["curve"] == before[0]["curve"], "the same cell gives the same curve"
+    assert not list((tiny.parent.parent / ".cells" / "tiny").glob("*.claim*"))
+
+
+def test_a_failed_cell_has_no_record_and_a_log(tiny):
+    tiny.write_text(TINY.replace("n_steps = 8", "n_stepz = 8"))
+    outcome = run_suite(tiny, only="*/0", say=lambda line: None)
+    assert outcome.failed == ("sb3 A2C/CartPole-v1/0",)
+    assert not list((tiny.parent.parent / "records" / "tiny").iterdir())
+    (log,) = (tiny.parent.parent / ".cells" / "tiny").glob("*.log")
+    assert "n_stepz" in log.read_text()
+
+
+def test_a_killed_worker_is_taken_over(tiny, tmp_path):
+    """SIGKILL everything of a running suite; the next call finds the dead claim and finishes the cell."""
+    tiny.write_text(TINY.replace("steps = 64", "steps = 100_000_000"))
+    script = f"from polopt.bench import run_suite\nif __name__ == '__main__': run_suite({str(tiny)!r}, 1, '*/0')"
+    runner = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stdout=subprocess.DEVNULL)
+    scratch = tmp_path / ".cells" / "tiny"
+    deadline = time.monotonic() + 120
+    while not (logs := list(scratch.glob("*.log"))) or "step" not in logs[0].read_text():
+        assert runner.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    (claim,) = scratch.glob("*.claim")
+    assert run_suite(tiny, 1, "*/0", say=lambda line: None).elsewhere == ("sb3 A2C/CartPole-v1/0",)
+    os.killpg(runner.pid, signal.SIGKILL)
+    runner.wait()
+    while pool._alive(claim):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert pool._claim(claim)
+
+
+def _write_claim(path, **owner):
+    path.write_text(json.dumps(pool._owner() | owner))
+    return path
+
+
+def test_whose_claims_hold(tmp_path):
+    mine = _write_claim(tmp_path / "mine")
+    assert pool._alive(mine) and not pool._claim(mine)
+    reborn = _write_claim(tmp_path / "reborn", born="another time")
+    assert not pool._alive(reborn) and pool._claim(reborn), "a later process of the same pid is not the owner"
+    away = _write_claim(tmp_path / "away", host="not " + socket.gethostname(), pid=1)
+    assert pool._alive(away), "on another machine the heartbeat decides"
+    old = time.time() - pool.LEASE - 1
+    os.utime(away, (old, old))
+    assert not pool._alive(away) and pool._claim(away)
+    assert json.loads(away.read_text())["pid"] == os.getpid()
+
+
+def test_a_claim_has_one_winner(tmp_path):
+    start = threading.Barrier(8)
+    won = []
+
+    def contend():
+        start.wait()
+        won.append(pool._claim(tmp_path / "claim"))
+
+    threads = [threading.Thread(target=contend) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 7 + [True]
+
+
+# The report
+
+
+def fake_record(cell, final, noise=0.0):
+    steps = np.arange(0, cell.steps + 1, cell.evaluation.every)
+    mean = final * np.minimum(1.0, steps / (0.5 * cell.steps))
+    returns = np.stack([mean - noise, mean + noise], axis=1)
+    return {
+        "address": cell.address,
+        "label": cell.label,
+        "cell": cell.content,
+        "commit": "c0ffee",
+        "versions": dict.fromkeys(("polopt", "stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco"), "1"),
+        "machine": {"cpu": "a processor", "cores": 2, "torch_threads": 1},
+        "steps_per_cpu_second": 100.0 + cell.seed,
+        "curve": {"steps": steps.tolist(), "returns": returns.tolist()},
+        "diagnostics": {"train/approx_kl": [None] + [0.01 * cell.seed] * (len(steps) - 1)},
+    }
+
+
+@pytest.fixture
+def measured(tmp_path):
+    path = tmp_path / "suites" / "pair.toml"
+    path.parent.mkdir()
+    path.write_text(
+        """
+        title = "A pair"
+        steps = 100
+        seeds = [0, 1, 2, 3]
+        envs = ["A-v0", "B-v0"]
+        evaluation = { every = 10, episodes = 2 }
+        reference = { "A-v0" = [0.0, 100.0], "B-v0" = [-100.0, 100.0] }
+        [[run]]
+        label = "ours"
+        library = "polopt"
+        algorithm = "PPO"
+        [[run]]
+        label = "theirs"
+        library = "sb3"
+        algorithm = "PPO"
+        """
+    )
+    suite = load_suite(path)
+    folder = records_folder(suite)
+    folder.mkdir(parents=True)
+    for cell in suite.cells:
+        if cell.label == "theirs" and cell.env == "B-v0" and cell.seed > 1:
+            continue
+        final = {"ours": 50.0, "theirs": 20.0}[cell.label] + 10 * cell.seed**2
+        write_record(folder / f"{cell.stem}.json", fake_record(cell, final, noise=5.0))
+    return path
+
+
+def test_the_report_states_what_the_records_hold(measured):
+    result = report.report(measured, diagnostics=["train/approx_kl"], reps=50)
+    names = {figure.name for figure in result.figures}
+    assert names == {"A-v0.png", "B-v0.png", "overall.png", "A-v0-approx_kl.png", "B-v0-approx_kl.png"}
+    assert all(figure.read_bytes()[:4] == b"\x89PNG" for figure in result.figures)
+    assert result.notes == ()
+    rows = {
+        line.split("|")[1].strip(): line for line in reversed(result.markdown.read_text().splitlines()) if "|" in line
+    }
+    ours = 50.0 + 10 * np.arange(4) ** 2
+    assert f"| {scipy.stats.trim_mean(ours, 0.25):.0f} [" in rows["ours"]
+    assert "(4/4)" in rows["ours"] and "(2/4)" in rows["theirs"]
+    # Overall takes the seeds finished everywhere: 0 and 1 of theirs, scores .2, .3 on A and .6, .65 on B.
+    assert f"| {np.mean([0.3, 0.6]):.3f} [" in rows["theirs"]
+    assert "![overall](overall.png)" in result.markdown.read_text()
+
+
+def test_the_report_is_reproducible_and_seeded(measured, tmp_path):
+    texts = [
+        report.report(measured, out=tmp_path / name, reps=50, random_state=seed).markdown.read_text()
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_what_is_missing_is_said(measured):
+    suite = load_suite(measured)
+    for cell in suite.cells:
+        if cell.label == "theirs" and cell.env == "B-v0":
+            (records_folder(suite) / f"{cell.stem}.json").unlink(missing_ok=True)
+    result = report.report(measured, reps=10)
+    assert result.notes == ("B-v0: nothing yet of theirs", "overall: theirs has no seed finished on every environment")
+    assert all(note in result.markdown.read_text() for note in result.notes)
+
+
+def test_a_folder_of_records_has_no_common_scale(measured):
+    result = report.report(records_folder(load_suite(measured)), reps=10)
+    assert {figure.name for figure in result.figures} == {"A-v0.png", "B-v0.png"}
+    assert result.notes == ("no overall figure: there are no reference scores for A-v0, B-v0",)
+
+
+def test_bad_reports(measured, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="there are no records"):
+        report.report(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"'train/none'.*no record of A-v0"):
+        report.report(measured, diagnostics=["train/none"], reps=10)
+    bad = records_folder(load_suite(measured)) / "bad.json"
+    for text in ("{", "[]", '{"address": 1}'):
+        bad.write_text(text)
+        with pytest.raises(ValueError, match=r"bad\.json is not a benchmark record"):
+            read_record(bad)
+
+
+def test_the_final_score_is_the_last_tenth():
+    curve = {"steps": [0, 80, 90, 95, 100], "returns": [[9, 9], [9, 9], [9, 9], [1, 3], [4, 4]]}
+    assert report.final_score({"curve": curve}) == 3.0
+
+
+def test_labels_are_moved_as_little_as_possible():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        wanted = np.sort(rng.random(6))
+        places = report._spread(wanted, gap=0.15)
+        assert (np.diff(places) >= 0.15 - 1e-12).all()
+        # Least squares under the order constraint, by SciPy's isotonic regression.
+        shift = 0.15 * np.arange(6)
+        np.testing.assert_allclose(places, scipy.optimize.isotonic_regression(wanted - shift).x + shift)
+    np.testing.assert_allclose(report._spread(np.array([0.1, 0.5, 0.9]), 0.15), [0.1, 0.5, 0.9], rtol=1e-15)
