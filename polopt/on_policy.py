@@ -298,10 +298,7 @@ class OnPolicy(Agent):
         return self.policy.distribution.act(self.policy(obs), noise), {}
 
     def host_actor(self) -> Callable[[Any, Any], Any] | None:
-        if self.device.type != "cpu":
-            return None
-        params, act = self.policy.host(), self.policy.distribution.act
-        return None if params is None else lambda obs, noise: act(params(obs), noise)
+        return self.policy.host_act() if self.device.type == "cpu" else None
 
 
 _POLICY_KWARGS = {

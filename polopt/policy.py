@@ -17,6 +17,9 @@ from .spaces import encode, encoded_size
 __all__ = ["ActorCritic", "Encoder", "GaussianHead", "LinearHead"]
 
 
+HostAct = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
 class Encoder(nn.Module):
     """Observations of a space -> flat float vectors, or the user's ``features_extractor_class`` of them."""
 
@@ -48,8 +51,10 @@ class LinearHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x)
 
-    def host(self) -> Callable[[np.ndarray], np.ndarray] | None:
-        return host_forward(self.linear)
+    def host_act(self, distribution: Distribution) -> HostAct | None:
+        """``(features, noise) -> action`` in NumPy."""
+        forward = host_forward(self.linear)
+        return None if forward is None else lambda x, noise: distribution.act(forward(x), noise)
 
 
 class GaussianHead(nn.Module):
@@ -79,12 +84,13 @@ class GaussianHead(nn.Module):
         log_std = self.log_std(x).clamp(*self.bounds) if isinstance(self.log_std, nn.Linear) else self.log_std.expand_as(mean)
         return torch.cat([mean, log_std], -1)
 
-    def host(self) -> Callable[[np.ndarray], np.ndarray] | None:
+    def host_act(self, distribution: Distribution) -> HostAct | None:
+        """``(features, noise) -> action`` in NumPy. A free log_std is read once: ask again after an update."""
         mean = host_forward(self.linear)
         if mean is None or isinstance(self.log_std, nn.Linear):
             return None
-        log_std = self.log_std.detach().numpy()
-        return lambda x: np.concatenate([m := mean(x), np.broadcast_to(log_std, m.shape)], -1)
+        std = np.exp(self.log_std.detach().numpy())
+        return lambda x, noise: mean(x) + std * noise
 
 
 class ActorCritic(nn.Module):
@@ -177,16 +183,17 @@ class ActorCritic(nn.Module):
         """Whether actor and critic share no parameter."""
         return self.critic_head is None or self.critic_encoder.extractor is None or self.critic_encoder is not self.encoder
 
-    def host(self) -> Callable[[np.ndarray], np.ndarray] | None:
-        """``obs [N, O] float32 -> params [N, P]`` in NumPy, over views of the weights; None where there is no such form."""
-        if not self.encoder.plain:
+    def host_act(self) -> HostAct | None:
+        """``(obs [N, ...] float32, noise) -> action`` in NumPy, over views of the weights, until the next update; None
+        where there is no such form."""
+        if not self.encoder.plain or not hasattr(self.head, "host_act"):
             return None
-        trunk, head = host_forward(self.trunk), self.head.host() if hasattr(self.head, "host") else None
+        trunk, head = host_forward(self.trunk), self.head.host_act(self.distribution)
         if trunk is None or head is None:
             return None
         if len(self.observation_space.shape) == 1:
-            return lambda obs: head(trunk(obs))
-        return lambda obs: head(trunk(obs.reshape(len(obs), -1)))
+            return lambda obs, noise: head(trunk(obs), noise)
+        return lambda obs, noise: head(trunk(obs.reshape(len(obs), -1)), noise)
 
     # -- what stable-baselines3 users call -----------------------------------------------------------------------
 
