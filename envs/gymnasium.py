@@ -100,8 +100,8 @@ class GymnasiumEnv(HostEnv):
     def _rows(self) -> Obs:
         return zeros(self.observation_space, self.num_envs, self._dtype)
 
-    def _success(self, index: int) -> bool | None:
-        return self._won[index]
+    def _success(self, index: np.ndarray) -> list[bool | None]:
+        return [self._won[i] for i in index]
 
     def state_dict(self) -> State:
         return self._episode_state() | {
@@ -211,10 +211,10 @@ class GymnasiumVector(HostEnv):
                 put_rows(obs, done, self.envs.reset(options={"reset_mask": done.copy()})[0])
         return Step(obs, reward, terminated, truncated, next_obs, valid)
 
-    def _success(self, index: int) -> bool | None:
+    def _success(self, index: np.ndarray) -> list[bool | None]:
         infos = self._infos.get("final_info", {}) if self.mode is AutoresetMode.SAME_STEP else self._infos
         told = infos.get("_is_success")
-        return bool(infos["is_success"][index]) if told is not None and told[index] else None
+        return [bool(infos["is_success"][i]) if told is not None and told[i] else None for i in index]
 
     def state_dict(self) -> State:
         state = {"num_envs": self.num_envs, "exact": self.exact_state}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -102,7 +102,7 @@ class PoloptSingleEnv(gymnasium.Env):
     ``reset()`` that follows hands out that episode's beginning.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
 
     def __init__(self, env: HostEnv, render_mode: str | None = None) -> None:
         self.env = env

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterable
+from itertools import repeat
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -147,7 +149,9 @@ class Env(ABC):
 
     def terminated(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
         """Whether given transitions end the MDP, ``[...]`` bool, where it is a function of them."""
-        raise NotImplementedError(f"{self.id or type(self).__name__} has no termination function of (obs, action, next_obs)")
+        raise NotImplementedError(
+            f"{self.id or type(self).__name__} has no termination function of (obs, action, next_obs)"
+        )
 
 
 class HostEnv(Env):
@@ -167,7 +171,8 @@ class HostEnv(Env):
         self.num_envs = num_envs
         self._episode_return = np.zeros(num_envs, np.float64)
         self._episode_length = np.zeros(num_envs, np.int64)
-        self._finished: deque[Episode] = deque(maxlen=self._MOST_EPISODES)
+        self._finished: deque[tuple[np.ndarray, np.ndarray, np.ndarray, Iterable[bool | None]]] = deque()
+        self._num_finished = 0
 
     @abstractmethod
     def _reset(self, seed: int | None) -> Obs:
@@ -177,9 +182,9 @@ class HostEnv(Env):
     def _step(self, action: np.ndarray) -> Step:
         """As :meth:`step`, in arrays, with same-step autoreset."""
 
-    def _success(self, index: int) -> bool | None:
-        """Whether the episode of world ``index`` that has just ended was a success, where the env knows."""
-        return None
+    def _success(self, index: np.ndarray) -> Iterable[bool | None]:
+        """Whether the episodes of the worlds in ``index`` that have just ended were successes, where the env knows."""
+        return repeat(None)
 
     def reset_host(self, seed: int | None = None) -> Obs:
         """:meth:`reset` in arrays."""
@@ -202,17 +207,23 @@ class HostEnv(Env):
 
     def _finish(self, done: np.ndarray) -> None:
         """Count the episodes of the worlds in ``done`` ``[N]`` bool as finished."""
-        for i in np.flatnonzero(done):
-            i = int(i)
-            self._finished.append(
-                Episode(i, float(self._episode_return[i]), int(self._episode_length[i]), self._success(i))
-            )
-        self._episode_return[done] = 0.0
-        self._episode_length[done] = 0
+        # Thousands of worlds end hundreds of episodes a step: they stay arrays until somebody asks.
+        index = np.flatnonzero(done)
+        self._finished.append((index, self._episode_return[index], self._episode_length[index], self._success(index)))
+        self._num_finished += len(index)
+        while self._num_finished > self._MOST_EPISODES:
+            self._num_finished -= len(self._finished.popleft()[0])
+        self._episode_return[index] = 0.0
+        self._episode_length[index] = 0
 
     def pop_episodes(self) -> list[Episode]:
-        episodes = list(self._finished)
+        episodes = [
+            Episode(*row)
+            for index, returns, lengths, success in self._finished
+            for row in zip(index.tolist(), returns.tolist(), lengths.tolist(), success, strict=False)
+        ]
         self._finished.clear()
+        self._num_finished = 0
         return episodes
 
     def reset(self, seed: int | None = None) -> Obs:

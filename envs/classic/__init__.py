@@ -1,1 +1,22 @@
-"""."""
+"""Classic control: small worlds whose equations run over arrays, on any device."""
+
+from .acrobot import Acrobot
+from .base import HostWorlds, Task, TorchWorlds
+from .cartpole import CartPole, CartPoleSwingUp
+from .linear import LQR, DoubleIntegrator
+from .mountain_car import MountainCar, MountainCarContinuous
+from .pendulum import Pendulum
+
+__all__ = [
+    "LQR",
+    "Acrobot",
+    "CartPole",
+    "CartPoleSwingUp",
+    "DoubleIntegrator",
+    "HostWorlds",
+    "MountainCar",
+    "MountainCarContinuous",
+    "Pendulum",
+    "Task",
+    "TorchWorlds",
+]
