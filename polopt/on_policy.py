@@ -8,11 +8,13 @@ method fills slots:
 ``make_policy``    its networks; an :class:`~polopt.policy.ActorCritic` by default
 ``make_parts``     which parameters step together; one part ``policy`` over actor and critic by default
 ``estimate(b)``    advantages and return targets; GAE by default
-``ratio(b)``       π_new(a|s) / π_old(a|s) by default
+``rows(b)``        ``[T, N]`` to the rows minibatches are drawn from; in order of time by default
+``log_ratio(b)``   log π_new(a|s) - log π_old(a|s) by default, bounded by ``log_ratio_bound``
 ``policy_loss(b)`` the objective, negated; every first-order method has one
 ``value_loss(b)``  squared error to the return target by default
-``table()``        the ordered steps of one minibatch, ``part -> loss``; one joint step by default
-``improve(b)``     epochs of shuffled minibatches by default; a natural gradient replaces it
+``table()``        the ordered steps of one minibatch, ``part -> loss``; one joint step by default, two for split parts
+``minibatches(b)`` one epoch's rows; freshly shuffled by default
+``improve(b)``     epochs of minibatches by default; a natural gradient replaces it
 ``finish(b)``      what comes after the epochs; nothing by default
 =================  =================================================================================================
 """
@@ -82,6 +84,8 @@ class OnPolicy(Agent):
     """Whether the method needs an exact KL, and so refuses a policy without one."""
     needs_disjoint: ClassVar[bool] = False
     """Whether actor and critic must not share parameters."""
+    log_ratio_bound: ClassVar[float | None] = None
+    """|log r| as the losses see it stays within this, so that squares of r stay finite; None: unbounded."""
 
     # -- slots: networks ---------------------------------------------------------------------------------------------
 
@@ -106,32 +110,48 @@ class OnPolicy(Agent):
         advantage = gae(b.reward, b.value, b.next_value, b.terminated, b.truncated, self.c.gamma, self.c.gae_lambda, valid)
         return b.plus(advantage=advantage, returns=advantage + b.value)
 
-    def ratio(self, b: Batch) -> Tensor:
-        """π_θ(a|s) / π_old(a|s), ``[B]``."""
-        return torch.exp(b.new_log_prob - b.log_prob)
+    def rows(self, b: Batch) -> Batch:
+        """``[T, N]`` as rows ``[B]`` of valid transitions, the worlds of one step side by side."""
+        b = b.flatten()
+        return b.take(b.valid) if "valid" in b else b
+
+    def log_ratio(self, b: Batch) -> Tensor:
+        """log π_θ(a|s) - log π_old(a|s), ``[B]``. The value is bounded, its gradient is not: what lies outside is still pulled back."""
+        log_ratio = b.new_log_prob - b.log_prob
+        if (bound := self.log_ratio_bound) is None:
+            return log_ratio
+        return log_ratio + (log_ratio.clamp(-bound, bound) - log_ratio).detach()
 
     def policy_loss(self, b: Batch) -> Tensor:
-        """What the policy minimises, 0-d. ``b`` has ``ratio``, ``advantage``, ``new_log_prob``, ``params`` (of the
-        behaviour policy), ``new_params``."""
+        """What the policy minimises, 0-d. ``b`` has ``ratio``, ``log_ratio``, ``advantage``, ``new_log_prob``, ``params``
+        (of the behaviour policy), ``new_params``."""
         raise NotImplementedError
 
     def value_loss(self, b: Batch) -> Tensor:
         """mean (V_θ(s) - G)²."""
         return (b.new_value - b.returns).square().mean()
 
-    def loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
-        """L_π + c_v L_V - c_e H."""
+    def actor_loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
+        """L_π - c_e H."""
         log["policy_gradient_loss"] = loss = self.policy_loss(b)
-        if self.c.vf_coef:
-            log["value_loss"] = value = self.value_loss(b)
-            loss = loss + self.c.vf_coef * value
         if self.c.ent_coef:
             loss = loss - self.c.ent_coef * self.policy.distribution.entropy(b.new_params).mean()
-        log["loss"] = loss
+        return loss
+
+    def critic_loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
+        """c_v L_V."""
+        log["value_loss"] = loss = self.value_loss(b)
+        return self.c.vf_coef * loss
+
+    def loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
+        """L_π + c_v L_V - c_e H."""
+        log["loss"] = loss = self.actor_loss(b, log) + self.critic_loss(b, log)
         return loss
 
     def table(self) -> list[tuple[str, Callable[[Batch, dict[str, Tensor]], Tensor]]]:
         """The steps of one minibatch in their order: which part descends which loss."""
+        if "critic" in self.parts:
+            return [("policy", self.actor_loss), ("critic", self.critic_loss)]
         return [("policy", self.loss)]
 
     def minibatches(self, b: Batch) -> Iterator[Batch]:
@@ -167,12 +187,13 @@ class OnPolicy(Agent):
         return {k: v.detach() for k, v in log.items()}
 
     def evaluate(self, b: Batch) -> Batch:
-        """What the losses read: ``new_params, new_value, new_log_prob, ratio``, and the advantage normalised."""
+        """What the losses read: ``new_params, new_value, new_log_prob, log_ratio, ratio``, and the advantage normalised."""
         if self.c.normalize_advantage and len(b) > 1:
             b = b.plus(advantage=(b.advantage - b.advantage.mean()) / (b.advantage.std() + 1e-8))
         params, value = self.policy.both(b.obs) if self.policy.critic_head is not None else (self.policy(b.obs), None)
         b = b.plus(new_params=params, new_value=value, new_log_prob=self.policy.distribution.log_prob(params, b.action))
-        return b.plus(ratio=self.ratio(b))
+        log_ratio = self.log_ratio(b)
+        return b.plus(log_ratio=log_ratio, ratio=log_ratio.exp())
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         b = self.prepare(batch)
@@ -184,10 +205,8 @@ class OnPolicy(Agent):
         """A rollout ``[T, N]`` as rows ``[B]`` of valid transitions with ``value, log_prob, params, advantage, returns``."""
         with torch.no_grad():
             b = self.estimate(self.appraise(batch.map(lambda x: x.to(self.device))))
-        b = Batch(**{k: v for k, v in b.__dict__.items() if k not in ("next_obs", "next_value")})
-        valid = b.valid if "valid" in b else None
-        b = Batch(**{k: v for k, v in b.flatten().__dict__.items() if k != "valid"})
-        return b if valid is None else b.take(valid.flatten())
+        b = self.rows(Batch(**{k: v for k, v in b.__dict__.items() if k not in ("next_obs", "next_value")}))
+        return Batch(**{k: v for k, v in b.__dict__.items() if k != "valid"})
 
     def appraise(self, batch: Batch) -> Batch:
         """The behaviour policy's view of its rollout in one batched pass: ``params, log_prob, value, next_value``."""
