@@ -118,6 +118,7 @@ class Agent(ABC):
         self.num_timesteps = 0
         self._total_timesteps = 0
         self._n_updates = 0
+        self._iterations = 0
         self._last_obs: Obs | None = None
         self.ep_info_buffer: deque[dict[str, Any]] = deque(maxlen=self.config.stats_window_size)
         self.ep_success_buffer: deque[bool] = deque(maxlen=self.config.stats_window_size)
@@ -339,13 +340,14 @@ class Agent(ABC):
     # -- environments ------------------------------------------------------------------------------------------------
 
     def get_env(self) -> Any:
-        """The training environment as a stable-baselines3 ``VecEnv``; None without one."""
+        """The training environment as a stable-baselines3 ``VecEnv``, in its own units (``predict`` normalises by itself);
+        None without one."""
         if self.env is None:
             return None
         if self._sb3_env is None:
             from .envs import to_sb3
 
-            self._sb3_env = to_sb3(self.env)
+            self._sb3_env = to_sb3(self.env if self.normalizer is None else self.normalizer.env)
         return self._sb3_env
 
     def get_vec_normalize_env(self) -> Any:
@@ -457,6 +459,7 @@ class Agent(ABC):
             "torch_rng": torch.get_rng_state(),
             "episodes": [dict(e) for e in self.ep_info_buffer],
             "successes": [bool(s) for s in self.ep_success_buffer],
+            "iterations": self._iterations,
             "progress": self._progress,
         }
 
@@ -466,6 +469,7 @@ class Agent(ABC):
         torch.set_rng_state(state["torch_rng"])
         self.ep_info_buffer.extend(state["episodes"])
         self.ep_success_buffer.extend(state["successes"])
+        self._iterations = state["iterations"]
         self._set_schedules(state["progress"])
         if state["env"] is not None and self.env is not None:
             obs = self.env.load_state_dict(state["env"])

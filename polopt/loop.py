@@ -35,7 +35,7 @@ def learn(
         raise ValueError(f"total_timesteps={total_timesteps!r} must be a number of steps, at least 0")
     total_timesteps = int(total_timesteps)
     if reset_num_timesteps:
-        agent.num_timesteps = 0
+        agent.num_timesteps = agent._iterations = 0
         agent.ep_info_buffer.clear()
         agent.ep_success_buffer.clear()
     else:
@@ -71,7 +71,7 @@ def learn(
 
 def _iterate(agent: Agent, total: int, callbacks: _Callbacks, log_interval: int | None, bar: Any) -> None:
     env = agent.env
-    iteration, started, first = 0, time.perf_counter(), agent.num_timesteps
+    started, first = time.perf_counter(), agent.num_timesteps
     while agent.num_timesteps < total:
         agent._set_schedules(1.0 - agent.num_timesteps / total)
         callbacks.rollout_start()
@@ -86,9 +86,9 @@ def _iterate(agent: Agent, total: int, callbacks: _Callbacks, log_interval: int 
             break
         callbacks.rollout_end()
         metrics = agent.update(batch)
-        iteration += 1
-        if log_interval is not None and iteration % log_interval == 0:
-            _log(agent, metrics, iteration, started, first)
+        agent._iterations += 1
+        if log_interval is not None and agent._iterations % log_interval == 0:
+            _log(agent, metrics, agent._iterations, started, first)
         if agent._commit is not None and not agent._commit(agent):
             break
 
