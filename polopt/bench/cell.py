@@ -24,7 +24,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
-from polopt.bench.suite import Cell
+from .suite import Cell
 
 __all__ = ["Evaluator", "make_model", "play", "run_cell"]
 

@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from polopt.bench.suite import Cell, Suite, load_suite
+from .suite import Cell, Suite, load_suite
 
 __all__ = ["Outcome", "read_record", "records_folder", "run_suite", "write_record"]
 
@@ -76,7 +76,7 @@ def run_suite(
     scratch.mkdir(parents=True, exist_ok=True)
 
     todo = list(cells)
-    running: dict[int, tuple[Any, Cell, float]] = {}
+    running: dict[Any, tuple[Any, Cell, float]] = {}
     outcome: dict[str, list[str]] = {"finished": [], "skipped": [], "elsewhere": [], "failed": []}
     context = multiprocessing.get_context("spawn")
     try:
@@ -121,9 +121,11 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text())
-        record["address"], record["curve"]["steps"]
+        known = bool(record["label"] and record["cell"]["env"] and record["curve"]["steps"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a benchmark record: {error!r}") from error
+    if not known:
+        raise ValueError(f"{path} is not a benchmark record: its curve is empty")
     return record
 
 
@@ -154,7 +156,7 @@ def _work(cell: Cell, records: Path, scratch: Path) -> None:
         import torch
 
         torch.set_num_threads(1)
-        from polopt.bench.cell import run_cell
+        from .cell import run_cell
 
         write_record(records / f"{cell.stem}.json", run_cell(cell))
     finally:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from polopt import stats
-from polopt.bench.pool import read_record, records_folder
-from polopt.bench.suite import load_suite
+from .. import stats
+from .pool import read_record, records_folder
+from .suite import load_suite
 
 __all__ = ["Report", "final_score", "report"]
 
@@ -98,12 +99,13 @@ def report(
     path = Path(path)
     if path.is_dir():
         folder, title, reference = path, path.name, {}
-        series = _series([(read_record(file), None) for file in sorted(path.glob("*.json"))])
+        found = [read_record(file) for file in sorted(path.glob("*.json"))]
+        series = _series([(record["label"], record["cell"], record) for record in found])
     else:
         suite = load_suite(path)
         folder, title, reference = records_folder(suite, root), suite.title, suite.reference
-        files = [(folder / f"{cell.stem}.json", cell) for cell in suite.cells]
-        series = _series([(read_record(file) if file.exists() else None, cell) for file, cell in files])
+        files = [(cell, folder / f"{cell.stem}.json") for cell in suite.cells]
+        series = _series([(c.label, c.content, read_record(file) if file.exists() else None) for c, file in files])
     envs = list(dict.fromkeys(env for one in series for env in one.planned))
     if not any(one.records for one in series):
         raise ValueError(f"there are no records of {path} in {folder}; run the suite first")
@@ -131,11 +133,10 @@ def report(
     return Report(markdown, tuple(figures), tuple(notes))
 
 
-def _series(rows: Sequence[tuple[dict[str, Any] | None, Any]]) -> list[_Series]:
-    """Rows of (record or None where unfinished, planned cell or None for a bare folder), grouped by label."""
+def _series(rows: Sequence[tuple[str, dict[str, Any], dict[str, Any] | None]]) -> list[_Series]:
+    """Rows of (label, a cell's content, its record or None where unfinished), grouped by label."""
     labels: dict[str, dict[str, Any]] = {}
-    for record, cell in rows:
-        label, content = (record["label"], record["cell"]) if cell is None else (cell.label, cell.content)
+    for label, content, record in rows:
         group = labels.setdefault(label, {"peer": content["library"] != "polopt", "records": {}, "planned": {}})
         env = content["env"]
         group["planned"][env] = group["planned"].get(env, 0) + 1
@@ -282,8 +283,8 @@ def _subtitle(series: Sequence[_Series], envs: Sequence[str], what: str | None =
 
 
 def _sheet(title: str, subtitle: str, width: float = 7.6, ratios: Sequence[float] = (1.0,)) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, 4.4), dpi=160, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 0.89), wspace=0.04)
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 0.89), wspace=0.04)
+    figure = Figure(figsize=(width, 4.4), dpi=160, layout=layout, facecolor="white")
     axes = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
     figure.text(0.012, 0.975, title, fontsize=14, fontweight="bold", color=_INK, va="top")
     figure.text(0.012, 0.912, subtitle, fontsize=9.5, color=_PALE, va="top")
@@ -393,7 +394,7 @@ def _markdown(
 ) -> str:
     scores = _final_scores(overall, envs, reference) if overall else {}
     points, intervals = stats.get_interval_estimates(scores, stats.aggregate_iqm, **bootstrap)
-    base = next(iter(scores), None)
+    base = next(iter(scores), "")
     pairs = {label: (values, scores[base]) for label, values in scores.items() if label != base}
     chances, chance_intervals = stats.get_interval_estimates(pairs, stats.probability_of_improvement, **bootstrap)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -184,7 +184,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _only_keys(where: str, table: Mapping[str, Any], known: set[str], required: set[str] = frozenset()) -> None:
+def _only_keys(where: str, table: Mapping[str, Any], known: Set[str], required: Set[str] = frozenset()) -> None:
     unknown = sorted(set(table) - known)
     if unknown:
         raise ValueError(f"{where} has the unknown key {unknown[0]!r}; it takes {', '.join(sorted(known))}")
