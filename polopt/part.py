@@ -75,12 +75,14 @@ class Part:
 
     def step(self, gradient: tuple[Tensor, ...]) -> Tensor:
         """One optimizer step along a given gradient. Returns its norm before clipping, 0-d."""
+        if self.adam and self.first[0].dtype != self.params[0].dtype:
+            self._follow(self.params[0].dtype)
         with torch.no_grad():
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
             limit = self.max_grad_norm
             if not self.adam:
                 self._other(gradient, norm)
-            elif torch.compiler.is_compiling():
+            elif torch.compiler.is_compiling() or norm.dtype != torch.float32:  # the kernel clips in float32 only
                 self._fusible(gradient, norm)
             else:
                 scale = None if limit is None else ((norm + 1e-6) / limit).clamp(min=1.0)
@@ -91,6 +93,11 @@ class Part:
                     amsgrad=False, maximize=False, grad_scale=scale, found_inf=None,
                 )  # fmt: skip
         return norm
+
+    def _follow(self, dtype: torch.dtype) -> None:
+        """Hold moments, count and rate in the precision of a module that was converted (``.double()``)."""
+        self.first, self.second = [m.to(dtype) for m in self.first], [v.to(dtype) for v in self.second]
+        self.count, self.lr = self.count.to(dtype), self.lr.to(dtype)
 
     def _fusible(self, gradient: tuple[Tensor, ...], norm: Tensor) -> None:
         scale = None if self.max_grad_norm is None else (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
