@@ -34,10 +34,10 @@ def gae(
         valid: where False, the row is no transition: its advantage is 0 and no trace passes through it.
     """
     delta = reward + gamma * next_value * ~terminated - value
-    carry = gamma * gae_lambda * ~(terminated | truncated)
+    carry = (~(terminated | truncated)).to(delta.dtype) * (gamma * gae_lambda)
     if valid is not None:
         delta, carry = delta * valid, carry * valid
-    return td_lambda_sum(delta, carry.to(delta.dtype))
+    return td_lambda_sum(delta, carry)
 
 
 def td_lambda_sum(delta: Tensor, carry: Tensor) -> Tensor:
