@@ -38,7 +38,12 @@ from .metrics import explained_variance
 from .policy import ActorCritic
 from .schedule import Schedule
 
-__all__ = ["EpochsConfig", "OnPolicy", "OnPolicyConfig"]
+__all__ = ["EpochsConfig", "OnPolicy", "OnPolicyConfig", "clipped_value_error"]
+
+
+def clipped_value_error(value: Tensor, old_value: Tensor, returns: Tensor, clip_range: float | Tensor) -> Tensor:
+    """(V_old + clip(V - V_old, ±ε_v) - G)², ``[B]``: the value may not leave its old one by more than ε_v."""
+    return (old_value + (value - old_value).clamp(-clip_range, clip_range) - returns).square()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,7 @@ class EpochsConfig(OnPolicyConfig):
     n_epochs: int = hyper(10, "[1, inf)", "K, passes over the rollout")
     ent_coef: float = hyper(0.0, "(-inf, inf)", "c_e, weight of the entropy bonus")
     vf_coef: float = hyper(0.5, "[0, inf)", "c_v, weight of the value loss")
+    clip_range_vf: Schedule | None = hyper(None, "(0, inf)", "ε_v, clip range of the value; None: no clipping")
     target_kl: float | None = hyper(None, "(0, inf)", "stop the epochs once the approximate KL exceeds 1.5 times this")
 
 
@@ -116,20 +122,22 @@ class OnPolicy(Agent):
         return b.take(b.valid) if "valid" in b else b
 
     def log_ratio(self, b: Batch) -> Tensor:
-        """log π_θ(a|s) - log π_old(a|s), ``[B]``. The value is bounded, its gradient is not: what lies outside is still pulled back."""
+        """log π_θ(a|s) - log π_old(a|s), ``[B]``. A bound holds the value only: what lies outside keeps its gradient."""
         log_ratio = b.new_log_prob - b.log_prob
         if (bound := self.log_ratio_bound) is None:
             return log_ratio
         return log_ratio + (log_ratio.clamp(-bound, bound) - log_ratio).detach()
 
     def policy_loss(self, b: Batch) -> Tensor:
-        """What the policy minimises, 0-d. ``b`` has ``ratio``, ``log_ratio``, ``advantage``, ``new_log_prob``, ``params``
-        (of the behaviour policy), ``new_params``."""
+        """What the policy minimises, 0-d. ``b`` has ``ratio``, ``log_ratio``, ``advantage``, ``new_log_prob``,
+        ``params`` (of the behaviour policy), ``new_params`` and, where ``needs_kl``, ``kl``."""
         raise NotImplementedError
 
     def value_loss(self, b: Batch) -> Tensor:
-        """mean (V_θ(s) - G)²."""
-        return (b.new_value - b.returns).square().mean()
+        """mean (V_θ(s) - G)², clipped where there is a ``clip_range_vf``."""
+        if getattr(self.c, "clip_range_vf", None) is None:
+            return (b.new_value - b.returns).square().mean()
+        return clipped_value_error(b.new_value, b.value, b.returns, self.c.clip_range_vf).mean()
 
     def actor_loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
         """L_π - c_e H."""
@@ -187,13 +195,20 @@ class OnPolicy(Agent):
         return {k: v.detach() for k, v in log.items()}
 
     def evaluate(self, b: Batch) -> Batch:
-        """What the losses read: ``new_params, new_value, new_log_prob, log_ratio, ratio``, and the advantage normalised."""
+        """What the losses read: ``new_params, new_value, new_log_prob, log_ratio, ratio``, where ``needs_kl`` the exact
+        ``kl`` (old || new), and the advantage normalised."""
         if self.c.normalize_advantage and len(b) > 1:
             b = b.plus(advantage=(b.advantage - b.advantage.mean()) / (b.advantage.std() + 1e-8))
         params, value = self.policy.both(b.obs) if self.policy.critic_head is not None else (self.policy(b.obs), None)
         b = b.plus(new_params=params, new_value=value, new_log_prob=self.policy.distribution.log_prob(params, b.action))
+        if self.needs_kl:
+            b = b.plus(kl=self.policy.distribution.kl(b.params, params))
         log_ratio = self.log_ratio(b)
         return b.plus(log_ratio=log_ratio, ratio=log_ratio.exp())
+
+    def kl(self, b: Batch) -> Tensor:
+        """KL(π_old || π_θ) of the present policy at each state, ``[B]``, exact."""
+        return self.policy.distribution.kl(b.params, self.policy(b.obs))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         b = self.prepare(batch)

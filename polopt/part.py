@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Part", "polyak_"]
+__all__ = ["Part", "polyak_", "retreat_"]
 
 
 class Part:
@@ -190,3 +190,28 @@ def polyak_(target: Iterable[Tensor], source: Iterable[Tensor], tau: float | Ten
                 t.lerp_(s, tau)
         else:
             torch._foreach_lerp_(target, source, tau)
+
+
+def retreat_(part: Part, start: Tensor, holds: Callable[[], bool], halvings: int = 12) -> float:
+    """Go back from where the part stands towards ``start``, as far as it takes for a condition to hold.
+
+    θ(t) = start + t (now - start); nothing moves where t = 1 holds. Else t is bisected and the largest t found to hold is
+    kept: ``start`` itself, exactly, where no other did.
+
+    Args:
+        start: a :meth:`Part.vector` at which the condition holds.
+        holds: whether it does at the part's present parameters.
+        halvings: t is known to 2^-halvings.
+
+    Returns:
+        t.
+    """
+    if holds():
+        return 1.0
+    now, low, high = part.vector(), 0.0, 1.0
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        part.assign(start.lerp(now, middle))
+        low, high = (middle, high) if holds() else (low, middle)
+    part.assign(start.lerp(now, low) if low else start)
+    return low

@@ -24,17 +24,12 @@ from polopt.config import hyper
 from polopt.on_policy import EpochsConfig, OnPolicy
 from polopt.schedule import Schedule
 
-__all__ = ["PPO", "clipped_value_error", "surrogate"]
+__all__ = ["PPO", "surrogate"]
 
 
 def surrogate(ratio: Tensor, advantage: Tensor, clip_range: float | Tensor) -> Tensor:
     """min(r A, clip(r, 1-ε, 1+ε) A), ``[B]`` (eq. 7)."""
     return torch.min(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
-
-
-def clipped_value_error(value: Tensor, old_value: Tensor, returns: Tensor, clip_range: float | Tensor) -> Tensor:
-    """(V_old + clip(V - V_old, ±ε_v) - G)², ``[B]``: the value may not leave its old one by more than ε_v."""
-    return (old_value + (value - old_value).clamp(-clip_range, clip_range) - returns).square()
 
 
 class PPO(OnPolicy):
@@ -43,12 +38,6 @@ class PPO(OnPolicy):
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
         clip_range: Schedule = hyper(0.2, "(0, inf)", "ε; table 3: 0.2")
-        clip_range_vf: Schedule | None = hyper(None, "(0, inf)", "ε_v, clip range of the value; None: no clipping")
 
     def policy_loss(self, b: Batch) -> Tensor:
         return -surrogate(b.ratio, b.advantage, self.c.clip_range).mean()
-
-    def value_loss(self, b: Batch) -> Tensor:
-        if self.c.clip_range_vf is None:
-            return super().value_loss(b)
-        return clipped_value_error(b.new_value, b.value, b.returns, self.c.clip_range_vf).mean()
