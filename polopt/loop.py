@@ -13,10 +13,15 @@ from .batch import tree_map
 from .env import Step
 from .rollout import rollout
 
-__all__ = ["learn"]
+__all__ = ["learn", "threads_for"]
 
 SMALL = 300_000
 """Below this many parameters one thread is fastest on a CPU: a thread's wake-up costs more than it computes."""
+
+
+def threads_for(agent: Agent) -> int:
+    """torch's CPU threads while this agent learns."""
+    return agent.config.threads or (1 if agent.parameter_count < SMALL else torch.get_num_threads())
 
 
 def learn(
@@ -59,7 +64,7 @@ def learn(
         agent.normalizer.training = True
     try:
         if agent.device.type == "cpu":
-            torch.set_num_threads(agent.config.threads or (1 if agent.parameter_count < SMALL else threads))
+            torch.set_num_threads(threads_for(agent))
         callbacks.start(scope)
         _iterate(agent, total_timesteps, callbacks, log_interval, bar)
         callbacks.end()

@@ -1,0 +1,374 @@
+"""Runs: a folder that holds everything about one training, and from which it goes on exactly where it was killed.
+
+::
+
+    runs/cheetah/
+        config.json        what was asked for: algorithm, environment, every hyperparameter, steps, seed
+        manifest.json      on what it ran: versions, commit, processor, threads (one entry per start)
+        progress.csv       the log, one line per iteration; TensorBoard event files beside it
+        checkpoints/       step_XXXXXXXX.zip, the last two
+        model.zip          at the end
+
+A checkpoint is taken between two iterations: parameters, optimizer, normalisers, generators, environment, and how far
+the log had come. ``resume`` cuts the log back to it. What comes out is bit-identical to the run that was never killed,
+on the same machine and versions; times and rates apart.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
+
+from .agent import Agent, NonFiniteError, _encode_kwargs
+from .files import FileError, atomic, load_state, save_state, write_json
+from .loop import threads_for
+from .manifest import DECISIVE, manifest
+from .registry import agent_class
+
+__all__ = ["CSVLog", "Run", "RunError", "resume", "train_run"]
+
+KEPT = 2
+"""Checkpoints kept: the newest, and one more in case the disk damages it."""
+_SPARE = 64 * 2**20
+"""Room [bytes] asked of the disk beside the checkpoints."""
+
+
+class RunError(RuntimeError):
+    """A run directory cannot be used as asked: it holds a run already, holds none, or cannot be written."""
+
+
+@dataclass
+class Run:
+    """What :func:`train_run` and :func:`resume` return."""
+
+    model: Agent
+    folder: Path
+    finished: bool
+    """Whether all steps were run; false after a signal."""
+    signal: int | None = None
+    """The signal that stopped it."""
+
+
+def train_run(
+    algorithm: str,
+    env: str,
+    total_timesteps: int,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 30.0,
+    progress_bar: bool = False,
+    callback: Any = None,
+    **kwargs: Any,
+) -> Run:
+    """Train an algorithm in a new run directory.
+
+    Args:
+        out: the directory; new, or empty.
+        checkpoint_every: steps between checkpoints; None goes by time.
+        checkpoint_seconds: seconds between checkpoints where ``checkpoint_every`` is None.
+        callback: as for ``learn``. Its own counters are not part of a checkpoint.
+        kwargs: the constructor's: hyperparameters, ``num_envs``, ``env_kwargs``, ``policy_kwargs``, ``device``, ...
+
+    Raises:
+        RunError: ``out`` holds a run or other files, cannot be written, or its disk is full; before any training.
+        ValueError, TypeError: as the constructor and ``learn``.
+        EnvError, NonFiniteError: as ``learn``; checkpoints stay.
+    """
+    folder = Path(out)
+    if (folder / "config.json").exists():
+        raise RunError(f"{folder} already holds a run: go on with it (resume), or choose another directory")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder} is not an empty directory: choose another")
+    if isinstance(total_timesteps, bool) or not isinstance(total_timesteps, int) or total_timesteps < 1:
+        raise ValueError(f"total_timesteps={total_timesteps!r} must be a whole number of at least 1")
+    cadence = _Cadence(checkpoint_every, checkpoint_seconds)
+    model = agent_class(algorithm)(env=env, seed=seed, **kwargs)
+    for name, value in model.config.to_json().items():
+        if isinstance(value, dict) and "callable" in value:
+            raise ValueError(f"{name} is a function, which config.json cannot hold: give a number or 'lin_NUMBER'")
+    config = {
+        "algorithm": type(model).__name__,
+        "env": env,
+        "env_kwargs": _encode_kwargs(model.env_kwargs),
+        "num_envs": model.n_envs,
+        "policy": model.policy_class,
+        "hyperparameters": model.config.to_json(),
+        "policy_kwargs": _encode_kwargs(model.policy_kwargs),
+        "total_timesteps": total_timesteps,
+        "seed": model.seed,
+        "device": str(kwargs.get("device", "auto")),
+        "checkpoint_every": checkpoint_every,
+        "checkpoint_seconds": checkpoint_seconds,
+    }
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        log = _Log(folder, model.verbose)
+        first = _write_checkpoint(folder, model, log)
+        need, free = 10 * first.stat().st_size + _SPARE, shutil.disk_usage(folder).free
+        if free < need:
+            raise RunError(f"the disk of {folder} has {free / 2**20:.0f} MB left, this run needs {need / 2**20:.0f} MB")
+        write_json(folder / "config.json", config)
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error}") from error
+    return _train(folder, model, log, total_timesteps, cadence, progress_bar, callback)
+
+
+def resume(
+    folder: str | os.PathLike[str], *, progress_bar: bool = False, callback: Any = None, verbose: int = 0
+) -> Run:
+    """Go on with a run from its last checkpoint, as if it had never stopped.
+
+    A run that had finished is returned as it is.
+
+    Raises:
+        RunError: there is no run, or no whole checkpoint.
+        FileError: a file of the run is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise RunError(f"{folder} holds no run (there is no config.json)")
+    config = json.loads((folder / "config.json").read_text())
+    path, state = _last_checkpoint(folder)
+    cls = agent_class(config["algorithm"])
+    model = cls._from_state(state, path, config["env"], config["device"], {"verbose": verbose})
+    log = _Log(folder, verbose, cut_to=state["log"])
+    cadence = _Cadence(config["checkpoint_every"], config["checkpoint_seconds"], model.num_timesteps)
+    total = config["total_timesteps"]
+    if model.num_timesteps >= total and (folder / "model.zip").exists():
+        log.close()
+        return Run(model, folder, finished=True)
+    return _train(folder, model, log, total, cadence, progress_bar, callback)
+
+
+def _train(
+    folder: Path, model: Agent, log: _Log, total: int, cadence: _Cadence, progress_bar: bool, callback: Any
+) -> Run:
+    _note_start(folder, model)
+    model.set_logger(log.logger)
+    stop = _Stop()
+
+    def commit(model: Agent) -> bool:
+        if stop.signal is not None or cadence.due(model.num_timesteps):
+            _write_checkpoint(folder, model, log)
+            cadence.taken(model.num_timesteps)
+        return stop.signal is None
+
+    model._commit = commit
+    try:
+        with stop:
+            fresh = model.num_timesteps == 0
+            model.learn(
+                max(total - model.num_timesteps, 0),
+                callback=callback,
+                reset_num_timesteps=fresh,
+                progress_bar=progress_bar,
+            )
+            if stop.signal is None:
+                _write_checkpoint(folder, model, log)
+                model.save(folder / "model.zip")
+    finally:
+        model._commit = None
+        log.close()
+    return Run(model, folder, finished=stop.signal is None, signal=stop.signal)
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Cadence:
+    """When a checkpoint is due: every so many steps, or every so many seconds."""
+
+    every: int | None
+    seconds: float
+    at: int = 0
+    clock: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        if self.every is not None and (not isinstance(self.every, int) or self.every < 1):
+            raise ValueError(f"checkpoint_every={self.every!r} must be a whole number of steps, at least 1, or None")
+        if self.seconds < 0:
+            raise ValueError(f"checkpoint_seconds={self.seconds!r} must be at least 0")
+
+    def due(self, step: int) -> bool:
+        if self.every is not None:
+            return step - self.at >= self.every
+        return time.monotonic() - self.clock >= self.seconds
+
+    def taken(self, step: int) -> None:
+        self.at, self.clock = step, time.monotonic()
+
+
+def _write_checkpoint(folder: Path, model: Agent, log: _Log) -> Path:
+    for part in model.parts.values():
+        for p in part.params:
+            if not bool(torch.isfinite(p).all()):
+                raise NonFiniteError(
+                    f"a parameter is not finite at step {model.num_timesteps}: training diverged. Lower learning_rate, "
+                    "or set normalize_obs=True and normalize_reward=True; earlier checkpoints are kept"
+                )
+    state = model.model_state() | {"training": model.training_state(), "log": log.position()}
+    path = folder / "checkpoints" / f"step_{model.num_timesteps:08d}.zip"
+    save_state(path, state, "model")
+    for old in _checkpoints(folder)[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted((folder / "checkpoints").glob("step_*.zip"), key=lambda p: int(p.stem.removeprefix("step_")))
+
+
+def _last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
+    found = _checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return path, load_state(path, "model")
+        except FileError as error:
+            warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=3)
+    raise RunError(f"{folder} has no {'whole ' if found else ''}checkpoint to go on from")
+
+
+# -- the log -----------------------------------------------------------------------------------------------------------
+
+
+class CSVLog(KVWriter):
+    """``progress.csv``: a logger's output that goes on where a former process stopped.
+
+    A key that appears later is a new last column; the lines before it are filled with nothing.
+
+    Args:
+        path: the file.
+        cut_to: ``{"columns": [...], "rows": n}``, a former :meth:`position`; what came after it is cut off.
+    """
+
+    def __init__(self, path: Path, cut_to: dict[str, Any] | None = None) -> None:
+        self.path = path
+        self._columns: list[str] = [] if cut_to is None else list(cut_to["columns"])
+        self._rows = 0 if cut_to is None else cut_to["rows"]
+        lines = self._read() if self._rows else []
+        if len(lines) < self._rows:
+            raise RunError(
+                f"{path} has {len(lines)} lines, fewer than the {self._rows} at the checkpoint: restore the file"
+            )
+        self._rewrite(lines[: self._rows])
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        values = {k: v for k, v in key_values.items() if "csv" not in (key_excluded.get(k) or ())}
+        if new := [k for k in values if k not in self._columns]:
+            lines = self._read()
+            self._columns += new
+            self._rewrite(lines)
+        with open(self.path, "a", newline="") as f:
+            csv.DictWriter(f, self._columns, lineterminator="\n").writerow(values)
+        self._rows += 1
+
+    def _read(self) -> list[dict[str, Any]]:
+        with open(self.path, newline="") as f:
+            return list(csv.DictReader(f))
+
+    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, extrasaction="ignore", lineterminator="\n")
+        if self._columns:
+            writer.writeheader()
+        writer.writerows(lines)
+        with atomic(self.path) as f:
+            f.write(text.getvalue().encode())
+
+    def position(self) -> dict[str, Any]:
+        """How far the file has come."""
+        return {"columns": list(self._columns), "rows": self._rows}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class _Log:
+    """stable-baselines3's logger onto the files of a run, cut back to where a checkpoint was taken."""
+
+    def __init__(self, folder: Path, verbose: int, cut_to: dict[str, Any] | None = None) -> None:
+        self.folder = folder
+        if cut_to is not None:
+            for file in self._events():
+                if file.name in cut_to["events"]:
+                    os.truncate(file, cut_to["events"][file.name])
+                else:
+                    file.unlink()
+        self.csv = CSVLog(folder / "progress.csv", None if cut_to is None else cut_to["progress"])
+        self.tensorboard = TensorBoardOutputFormat(str(folder))
+        table = [HumanOutputFormat(sys.stdout)] if verbose else []
+        self.logger = Logger(str(folder), [*table, self.csv, self.tensorboard])
+
+    def _events(self) -> list[Path]:
+        return sorted(self.folder.glob("events.out.tfevents.*"))
+
+    def position(self) -> dict[str, Any]:
+        """How far the files have come; they are on the disk by then, as the checkpoint will be."""
+        self.tensorboard.writer.flush()
+        for file in (self.csv.path, *self._events()):
+            with open(file, "rb+") as f:
+                os.fsync(f.fileno())
+        return {"progress": self.csv.position(), "events": {f.name: f.stat().st_size for f in self._events()}}
+
+    def close(self) -> None:
+        self.logger.close()
+
+
+def _note_start(folder: Path, model: Agent) -> None:
+    """Add this start to ``manifest.json``, and say where it differs from the first in what decides the bits."""
+    path = folder / "manifest.json"
+    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    now = manifest(model.device, threads_for(model))
+    if starts and (changed := [k for k in DECISIVE if now[k] != starts[0][k]]):
+        warnings.warn(
+            f"the run started with other {' and '.join(changed)} (see {path}): it goes on, but not bit for bit as it"
+            " would have there",
+            stacklevel=4,
+        )
+    write_json(path, {"starts": [*starts, now]})
+
+
+class _Stop:
+    """Takes the first SIGINT or SIGTERM as a wish to stop after this iteration; a second one acts as ever."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # no other may listen to signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: Any) -> None:
+        self.signal = number
+        self._restore()
+        print(
+            "\nstopping after this iteration, with a checkpoint; once more to stop at once", file=sys.stderr, flush=True
+        )
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
