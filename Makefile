@@ -15,7 +15,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-build-i
 # Among equal versions pip prefers a local one (2.13.0+cpu) to PyPI's own (2.13.0), so an extra index is enough.
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help install demo test lint format wheel lock clean
+.PHONY: help install demo test lint ruff format wheel lock clean
 
 help:
 	@echo "make demo     train PPO on HalfCheetah-v5 for about a minute and show what it learned"
@@ -44,10 +44,12 @@ demo: $(READY)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
-# The type checker reads the wheel, as a user's would: the editable install is invisible to it.
-lint: wheel
+ruff: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The type checker reads the wheel, as a user's would: the editable install is invisible to it.
+lint: ruff wheel
 	rm -rf build/wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --target build/wheel dist/polopt-*.whl
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -29,12 +29,9 @@ def test_it_names_no_method_that_does_not_exist():
 
 def test_its_example_runs(tmp_path: Path):
     [example] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    short = example.replace("total_timesteps=1_000_000", "total_timesteps=4_096").replace(
-        "n_eval_episodes=10", "n_eval_episodes=1"
-    )
-    assert short != example
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", short], cwd=tmp_path, capture_output=True, text=True, timeout=240
-    )
+    short = example.replace("1_000_000", "4_096").replace("n_eval_episodes=10", "n_eval_episodes=1")
+    assert short.count("4_096") == short.count("n_eval_episodes=1)") == 1
+    command = [sys.executable, "-P", "-c", short]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.glob("ppo_cheetah*")]
