@@ -61,21 +61,30 @@ class Ant(MujocoEnv):
             raise ValueError(f"main_body={self.main_body!r}: the model has no such body")
         self._place = self._bind("xpos")[:, body, :2]
         self._seen = self.joints[:, self._hidden :]
+        self._forces = self.cfrc_ext.reshape(self.num_envs, -1)
 
     def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         noise = self.reset_noise_scale
         qpos = self.init_qpos + rng.uniform(-noise, noise, self.model.nq)
         return qpos, self.init_qvel + noise * rng.standard_normal(self.model.nv)
 
-    def _clipped_forces(self) -> np.ndarray:
-        """``[N, 6 nbody]``"""
+    def _restart(self, worlds: np.ndarray) -> None:
+        super()._restart(worlds)
+        self._clip_forces()
+
+    def _advance(self) -> None:
+        super()._advance()
+        self._clip_forces()
+
+    def _clip_forces(self) -> None:
         low, high = self.contact_force_range
-        return self.cfrc_ext.clip(low, high).reshape(self.num_envs, -1)
+        np.maximum(self._forces, low, out=self._forces)
+        np.minimum(self._forces, high, out=self._forces)
 
     def _observe(self) -> np.ndarray:
         if not self.include_cfrc_ext_in_observation:
             return self._seen.astype(self._float)
-        return np.concatenate((self._seen, self._clipped_forces()[:, 6:]), axis=1, dtype=self._float)
+        return np.concatenate((self._seen, self._forces[:, 6:]), axis=1, dtype=self._float)
 
     def _locate(self) -> np.ndarray:
         return self._place.copy()
@@ -88,7 +97,7 @@ class Ant(MujocoEnv):
         self._forward = self._velocity[:, 0] * self.forward_reward_weight
         self._survive = healthy * self.healthy_reward
         self._ctrl_cost = self.ctrl_cost_weight * np.square(action).sum(-1)
-        self._contact_cost = self.contact_cost_weight * np.square(self._clipped_forces()).sum(-1)
+        self._contact_cost = self.contact_cost_weight * np.square(self._forces).sum(-1)
         terminated = ~healthy if self.terminate_when_unhealthy else np.zeros(self.num_envs, bool)
         return self._forward + self._survive - (self._ctrl_cost + self._contact_cost), terminated
 

@@ -81,6 +81,7 @@ class MujocoEnv(HostEnv):
     Attributes:
         model: the ``mujoco.MjModel`` shared by all worlds (but see :meth:`set_parameter`).
         frame_skip: physics steps per ``step``.
+        dt: simulated time per ``step`` [s].
         init_qpos, init_qvel: the model's default state.
 
     Raises:
@@ -124,16 +125,19 @@ class MujocoEnv(HostEnv):
             raise ValueError(f"camera_id={camera_id} and camera_name={camera_name!r}: give one of the two")
 
         self._start(num_envs)
-        self._float = np.float32 if dtype == torch.float32 else np.float64
+        self._float: type[np.floating] = np.float32 if dtype == torch.float32 else np.float64
         self.frame_skip = frame_skip
         if max_episode_steps is not None:
             self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
         self._last_step = np.iinfo(np.int64).max if self.max_episode_steps is None else self.max_episode_steps - 1
 
         self.model = mujoco.MjModel.from_xml_path(str(_model_path(xml_file)))
+        self.dt = self.model.opt.timestep * frame_skip
         self._batch = Batch(self.model, num_envs, min(threads or _cores(), num_envs), persistent=contact_forces)
         self._derived: dict[str, np.ndarray] = {}
         self._parameters: dict[str, np.ndarray] = {}
+        self._batch.reset(stage=_NONE)
+        self._default = self._batch.state[0].copy()
         self.qpos, self.qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         first = (self.qpos.ctypes.data - self._batch.state.ctypes.data) // self.qpos.itemsize
         self.joints = self._batch.state[:, first : first + self.model.nq + self.model.nv]
@@ -168,7 +172,7 @@ class MujocoEnv(HostEnv):
     # What a task says.
 
     def _prepare(self) -> None:
-        """Bind the derived fields that the task reads, once the model is loaded."""
+        """Bind the derived fields that the task reads; called when the model is loaded or its parameters change."""
 
     @abstractmethod
     def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -205,11 +209,6 @@ class MujocoEnv(HostEnv):
     # What the worlds do.
 
     @property
-    def dt(self) -> float:
-        """Simulated time per step [s]."""
-        return self.model.opt.timestep * self.frame_skip
-
-    @property
     def info(self) -> dict[str, np.ndarray]:
         """Gymnasium's info terms of the last step (its true successors') or of the last ``reset``, ``[N, ...]`` each.
 
@@ -226,13 +225,14 @@ class MujocoEnv(HostEnv):
         if seed is not None or not self._rngs:
             seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
             self._rngs = [seeding.np_random(s)[0] for s in seeds]
+        self._batch.reset(stage=_NONE)  # which also forgets divergences
         self._restart(np.arange(self.num_envs))
         self._info = {name: np.array(value) for name, value in self._reset_info().items()}
         return self._observe()
 
     def _restart(self, worlds: np.ndarray) -> None:
         """Start a new episode in each of ``worlds``."""
-        self._batch.reset(worlds, stage=_NONE)
+        self._batch.state[worlds] = self._default
         for i in worlds:
             self.qpos[i], self.qvel[i] = self._draw(self._rngs[i])
         self._batch.forward(worlds)
@@ -344,6 +344,7 @@ class MujocoEnv(HostEnv):
         self._parameters[name] = field
         if self._contact_forces:
             self._models = [self._batch.get_model(i) for i in range(self.num_envs)]
+        self._prepare()
 
     def state_dict(self) -> State:
         return {

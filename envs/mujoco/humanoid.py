@@ -43,6 +43,7 @@ class _Body(MujocoEnv):
     def _prepare(self) -> None:
         # Views: what belongs to the world's own body and to the free root joint is left out, as in Gymnasium.
         n = self.num_envs
+        self._forces = self.cfrc_ext.reshape(n, -1)
         self._parts = [self.joints[:, self._hidden :]]
         if self.include_cinert_in_observation:
             self._parts.append(self._bind("cinert").reshape(n, -1)[:, 10:])
@@ -51,7 +52,7 @@ class _Body(MujocoEnv):
         if self.include_qfrc_actuator_in_observation:
             self._parts.append(self._bind("qfrc_actuator")[:, 6:])
         if self.include_cfrc_ext_in_observation:
-            self._parts.append(self.cfrc_ext.reshape(n, -1)[:, 6:])
+            self._parts.append(self._forces[:, 6:])
         self._tendon_length, self._tendon_velocity = self._bind("ten_length"), self._bind("ten_velocity")
 
     def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -62,9 +63,9 @@ class _Body(MujocoEnv):
     def _observe(self) -> np.ndarray:
         return np.concatenate(self._parts, axis=1, dtype=self._float)
 
-    def _squared_forces(self) -> np.ndarray:
-        """``[N]``"""
-        return np.square(self.cfrc_ext).reshape(self.num_envs, -1).sum(-1)
+    def _impact(self, weight: float, low: float, high: float) -> np.ndarray:
+        """The weighted, clipped square of the contact forces ``[N]``."""
+        return np.minimum(np.maximum(weight * np.square(self._forces).sum(-1), low), high)
 
 
 class Humanoid(_Body):
@@ -117,12 +118,13 @@ class Humanoid(_Body):
     def _prepare(self) -> None:
         super()._prepare()
         self._centers = self._bind("xipos")
+        self._mass = self._parameter("body_mass")
+        self._total_mass = self._mass.sum(-1, keepdims=self._mass.ndim == 2)
 
     def _locate(self) -> np.ndarray:
         """The center of mass in the plane, ``[N, 2]``."""
-        mass = self._parameter("body_mass")
-        weighted = np.einsum("b,nbj->nj" if mass.ndim == 1 else "nb,nbj->nj", mass, self._centers)
-        return weighted[:, :2] / mass.sum(-1, keepdims=mass.ndim == 2)
+        moment = np.einsum("...b,...bj->...j", self._mass, self._centers)
+        return moment[:, :2] / self._total_mass
 
     def _evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         low, high = self.healthy_z_range
@@ -132,7 +134,7 @@ class Humanoid(_Body):
         self._forward = self.forward_reward_weight * self._velocity[:, 0]
         self._survive = healthy * self.healthy_reward
         self._ctrl_cost = self.ctrl_cost_weight * np.square(self._ctrl).sum(-1)
-        self._contact_cost = (self.contact_cost_weight * self._squared_forces()).clip(*self.contact_cost_range)
+        self._contact_cost = self._impact(self.contact_cost_weight, *self.contact_cost_range)
         terminated = ~healthy if self.terminate_when_unhealthy else np.zeros(self.num_envs, bool)
         return self._forward + self._survive - (self._ctrl_cost + self._contact_cost), terminated
 
@@ -208,7 +210,7 @@ class HumanoidStandup(_Body):
     def _evaluate(self, action: np.ndarray, before: None) -> tuple[np.ndarray, np.ndarray]:
         self._height_reward = self.qpos[:, 2] / self.model.opt.timestep
         self._ctrl_cost = self.ctrl_cost_weight * np.square(self._ctrl).sum(-1)
-        self._impact_cost = (self.impact_cost_weight * self._squared_forces()).clip(*self.impact_cost_range)
+        self._impact_cost = self._impact(self.impact_cost_weight, *self.impact_cost_range)
         reward = self._height_reward - self._ctrl_cost - self._impact_cost + 1
         return reward, np.zeros(self.num_envs, bool)
 

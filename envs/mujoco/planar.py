@@ -199,6 +199,11 @@ class _Legged(_Runner):
             **options,
         )
 
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._low, self._high = self._bounds()
+        self._pose = self.joints[:, 1 : 1 + len(self._low)]
+
     def _observe(self) -> np.ndarray:
         obs = super()._observe()
         velocity = obs[:, -self.model.nv :]
@@ -206,14 +211,12 @@ class _Legged(_Runner):
         np.maximum(velocity, -10.0, out=velocity)
         return obs
 
-    def _is_healthy(self, pose: Any) -> Any:
-        """From height, angle, and what follows them in qpos and qvel, ``[..., nq + nv - 1]``; arrays or tensors."""
-        (low, high), (left, right) = self.healthy_z_range, self.healthy_angle_range
-        z, angle = pose[..., 0], pose[..., 1]
-        return (low < z) & (z < high) & (left < angle) & (angle < right)
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Between which values height, angle and what follows them in qpos and qvel are healthy."""
+        return np.array((self.healthy_z_range, self.healthy_angle_range)).T
 
     def _evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        healthy = self._is_healthy(self.joints[:, 1:])
+        healthy = np.logical_and.reduce((self._low < self._pose) & (self._pose < self._high), -1)
         self._velocity = (self.qpos[:, 0] - before) / self.dt
         self._forward = self.forward_reward_weight * self._velocity
         self._survive = healthy * self.healthy_reward
@@ -229,12 +232,18 @@ class _Legged(_Runner):
 
     def reward(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
         progress = super().reward(obs, action, next_obs)
-        return progress + self.healthy_reward * self._is_healthy(next_obs[..., 1 - self._hidden :])
+        return progress + self.healthy_reward * self._is_healthy(next_obs)
 
     def terminated(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
         if not self.terminate_when_unhealthy:
             return super().terminated(obs, action, next_obs)
-        return ~self._is_healthy(next_obs[..., 1 - self._hidden :])
+        return ~self._is_healthy(next_obs)
+
+    def _is_healthy(self, obs: torch.Tensor) -> torch.Tensor:
+        low, high = torch.from_numpy(self._low).to(obs), torch.from_numpy(self._high).to(obs)
+        first = 1 - self._hidden
+        pose = obs[..., first : first + len(low)]
+        return ((low < pose) & (pose < high)).all(-1)
 
 
 class Hopper(_Legged):
@@ -280,10 +289,11 @@ class Hopper(_Legged):
             **options,
         )
 
-    def _is_healthy(self, pose: Any) -> Any:
-        low, high = self.healthy_state_range
-        rest = pose[..., 1:]
-        return super()._is_healthy(pose) & ((low < rest) & (rest < high)).all(-1)
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        low, high = np.tile(np.array(self.healthy_state_range, float), (self.joints.shape[1] - 1, 1)).T
+        low[0], high[0] = self.healthy_z_range  # the state's range starts below the height
+        low[1], high[1] = max(low[1], self.healthy_angle_range[0]), min(high[1], self.healthy_angle_range[1])
+        return low, high
 
 
 class Walker2d(_Legged):

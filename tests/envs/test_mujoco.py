@@ -102,7 +102,7 @@ def test_equals_gymnasium(case):
             where = f"step {t}, world {i}"
             expected_obs, reward, terminated, truncated, expected_info = peer.step(action[i])
             np.testing.assert_array_equal(step.next_obs[i], expected_obs, err_msg=where)
-            assert step.reward[i] == reward, where
+            assert step.reward[i] == pytest.approx(reward, rel=0, abs=rounding), where
             assert (step.terminated[i], step.truncated[i]) == (terminated, truncated), where
             assert_info(info, expected_info, i, where, rounding)
             if terminated or truncated:
