@@ -7,6 +7,7 @@ method fills slots:
 =================  =================================================================================================
 ``make_policy``    its networks; an :class:`~polopt.policy.ActorCritic` by default
 ``make_parts``     which parameters step together; one part ``policy`` over actor and critic by default
+``behaviour``      the policy that acts; the one that learns by default, else a lagged copy of it
 ``estimate(b)``    advantages and return targets; GAE by default
 ``rows(b)``        ``[T, N]`` to the rows minibatches are drawn from; in order of time by default
 ``log_ratio(b)``   log π_new(a|s) - log π_old(a|s) by default, bounded by ``log_ratio_bound``
@@ -90,6 +91,8 @@ class OnPolicy(Agent):
     """Whether the method needs an exact KL, and so refuses a policy without one."""
     needs_disjoint: ClassVar[bool] = False
     """Whether actor and critic must not share parameters."""
+    policy_loss_name: ClassVar[str] = "policy_gradient_loss"
+    """The policy loss's key in the log, stable-baselines3's."""
     log_ratio_bound: ClassVar[float | None] = None
     """|log r| as the losses see it stays within this, so that squares of r stay finite; None: unbounded."""
 
@@ -107,6 +110,11 @@ class OnPolicy(Agent):
         """Disjoint parts ``policy`` and ``critic``, for methods whose policy step must not be the critic's."""
         self.part("policy", self.policy.actor_parameters(), max_grad_norm=self.config.max_grad_norm, **optimizer)
         self.part("critic", self.policy.critic_parameters(), max_grad_norm=self.config.max_grad_norm, **optimizer)
+
+    @property
+    def behaviour(self) -> ActorCritic:
+        """The policy that acts, and whose distribution parameters the batch keeps."""
+        return self.policy
 
     # -- slots: learning -----------------------------------------------------------------------------------------------
 
@@ -141,7 +149,7 @@ class OnPolicy(Agent):
 
     def actor_loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
         """L_π - c_e H."""
-        log["policy_gradient_loss"] = loss = self.policy_loss(b)
+        log[self.policy_loss_name] = loss = self.policy_loss(b)
         if self.c.ent_coef:
             loss = loss - self.c.ent_coef * self.policy.distribution.entropy(b.new_params).mean()
         return loss
@@ -167,6 +175,11 @@ class OnPolicy(Agent):
         size = min(self.c.batch_size or len(b), len(b))
         order = torch.randperm(len(b), generator=self.generator, device=self.device)
         yield from b.take(order).split(size)
+
+    def fit_critic(self, b: Batch, passes: int) -> dict[str, Tensor]:
+        """``passes`` sweeps of minibatch steps of the part ``critic`` alone down the value loss. Returns metrics."""
+        rows = b.only("obs", "reward", "value", "returns")
+        return _mean([self.critic_step(minibatch) for _ in range(passes) for minibatch in self.minibatches(rows)])
 
     def improve(self, b: Batch) -> dict[str, Tensor]:
         """``n_epochs`` sweeps of minibatch steps; stops early at ``1.5 target_kl``. Returns metrics."""
@@ -194,11 +207,23 @@ class OnPolicy(Agent):
             self.parts[part].descend(loss(b, log))
         return {k: v.detach() for k, v in log.items()}
 
+    @static
+    def critic_step(self, b: Batch) -> dict[str, Tensor]:
+        """One step of the part ``critic`` down the value loss of a minibatch. Returns 0-d metrics."""
+        loss = self.value_loss(b.plus(new_value=self.policy.value(b.obs)))
+        self.parts["critic"].descend(loss)
+        return {"value_loss": loss.detach()}
+
+    def normalized(self, b: Batch) -> Batch:
+        """The rows with their advantage at zero mean and unit variance, where ``normalize_advantage`` asks for it."""
+        if not self.c.normalize_advantage or len(b) == 1:
+            return b
+        return b.plus(advantage=(b.advantage - b.advantage.mean()) / (b.advantage.std() + 1e-8))
+
     def evaluate(self, b: Batch) -> Batch:
         """What the losses read: ``new_params, new_value, new_log_prob, log_ratio, ratio``, where ``needs_kl`` the exact
         ``kl`` (old || new), and the advantage normalised."""
-        if self.c.normalize_advantage and len(b) > 1:
-            b = b.plus(advantage=(b.advantage - b.advantage.mean()) / (b.advantage.std() + 1e-8))
+        b = self.normalized(b)
         params, value = self.policy.both(b.obs) if self.policy.critic_head is not None else (self.policy(b.obs), None)
         b = b.plus(new_params=params, new_value=value, new_log_prob=self.policy.distribution.log_prob(params, b.action))
         if self.needs_kl:
@@ -227,7 +252,7 @@ class OnPolicy(Agent):
         """The behaviour policy's view of its rollout in one batched pass: ``params, log_prob, value, next_value``."""
         T, N = batch.reward.shape
         rows = batch.flatten()
-        params = self.policy(rows.obs)
+        params = self.behaviour(rows.obs)
         log_prob = self.policy.distribution.log_prob(params, rows.action)
         b = batch.plus(params=params.view(T, N, -1), log_prob=log_prob.view(T, N))
         if self.policy.critic_head is None:
@@ -329,10 +354,10 @@ class OnPolicy(Agent):
     @torch.no_grad()
     def act(self, obs: Any, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         obs = tree_map(lambda x: x.to(self.device), obs)
-        return self.policy.distribution.act(self.policy(obs), noise), {}
+        return self.policy.distribution.act(self.behaviour(obs), noise), {}
 
     def host_actor(self) -> Callable[[Any, Any], Any] | None:
-        return self.policy.host_act() if self.device.type == "cpu" else None
+        return self.behaviour.host_act() if self.device.type == "cpu" else None
 
 
 _POLICY_KWARGS = {
