@@ -100,7 +100,9 @@ def test_save_load_predicts_the_same(name, tmp_path):
     for loaded in (cls.load(tmp_path / "model"), polopt.load(tmp_path / "model.zip")):
         assert torch.equal(vector(loaded), vector(model))
         obs = np.stack([model.observation_space.sample() for _ in range(5)])
-        np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+        np.testing.assert_array_equal(
+            loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0]
+        )
         single = loaded.predict(obs[0], deterministic=True)[0]
         assert single.shape == model.action_space.shape and model.action_space.contains(single)
         assert loaded.config == model.config and loaded.num_timesteps == model.num_timesteps

@@ -56,7 +56,10 @@ def test_multicategorical_is_the_sum_of_its_parts():
     cuts = [(0, 2), (2, 5), (5, 9)]
     parts = [Categorical(b - a) for a, b in cuts]
     for got, each in (
-        (d.log_prob(p, action), [c.log_prob(p[:, a:b], action[:, i]) for i, (c, (a, b)) in enumerate(zip(parts, cuts))]),
+        (
+            d.log_prob(p, action),
+            [c.log_prob(p[:, a:b], action[:, i]) for i, (c, (a, b)) in enumerate(zip(parts, cuts))],
+        ),
         (d.entropy(p), [c.entropy(p[:, a:b]) for c, (a, b) in zip(parts, cuts)]),
         (d.kl(p, q), [c.kl(p[:, a:b], q[:, a:b]) for c, (a, b) in zip(parts, cuts)]),
     ):

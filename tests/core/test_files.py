@@ -13,7 +13,11 @@ from polopt.files import FileError, atomic, load_state, save_state
 def state():
     return {
         "x": torch.arange(6.0).view(2, 3),
-        "deep": {"bits": np.array([1, 2, 2**63], np.uint64), "flag": True, "list": [1, torch.ones(2, dtype=torch.int64)]},
+        "deep": {
+            "bits": np.array([1, 2, 2**63], np.uint64),
+            "flag": True,
+            "list": [1, torch.ones(2, dtype=torch.int64)],
+        },
         "scalar": torch.tensor(3.5),
         "empty": np.empty((0, 4), np.float32),
         "half": torch.ones(2, dtype=torch.bfloat16),

@@ -77,7 +77,9 @@ def test_equals_stable_baselines3_step_by_step():
         np.testing.assert_allclose(step.reward, reward, rtol=1e-5, atol=1e-6)
         assert (step.terminated == done).all()
         if done.any():
-            np.testing.assert_allclose(step.next_obs, np.stack([i["terminal_observation"] for i in infos]), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                step.next_obs, np.stack([i["terminal_observation"] for i in infos]), rtol=1e-5, atol=1e-6
+            )
         elif t:
             assert step.next_obs is step.obs
 
