@@ -86,6 +86,8 @@ def _iterate(agent: Agent, total: int, callbacks: _Callbacks, log_interval: int 
         agent.num_timesteps = before + valid
         agent._record_episodes(env.pop_episodes())
         if bar is not None:
+            if agent.ep_info_buffer:
+                bar.set_postfix_str(f"return {np.mean([e['r'] for e in agent.ep_info_buffer]):.0f}", refresh=False)
             bar.update(valid)
         if callbacks.stopped:
             break

@@ -34,12 +34,13 @@ import torch
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 
 from .agent import Agent, NonFiniteError, _encode_kwargs
+from .evaluate import checkpoints
 from .files import FileError, atomic, load_state, save_state, write_json
 from .loop import threads_for
 from .manifest import DECISIVE, manifest
 from .registry import agent_class
 
-__all__ = ["CSVLog", "Run", "RunError", "resume", "train_run"]
+__all__ = ["CSVLog", "Run", "RunError", "Session", "new_run", "reopen", "resume", "train_run"]
 
 KEPT = 2
 """Checkpoints kept: the newest, and one more in case the disk damages it."""
@@ -51,7 +52,7 @@ class RunError(RuntimeError):
     """A run directory cannot be used as asked: it holds a run already, holds none, or cannot be written."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     """What :func:`train_run` and :func:`resume` return."""
 
@@ -69,36 +70,57 @@ def train_run(
     total_timesteps: int,
     out: str | os.PathLike[str],
     *,
-    seed: int = 0,
-    checkpoint_every: int | None = None,
-    checkpoint_seconds: float = 30.0,
     progress_bar: bool = False,
     callback: Any = None,
     **kwargs: Any,
 ) -> Run:
-    """Train an algorithm in a new run directory.
+    """Train an algorithm in a new run directory: :func:`new_run`, and :meth:`Session.train`."""
+    return new_run(algorithm, env, total_timesteps, out, **kwargs).train(progress_bar, callback)
+
+
+def resume(
+    folder: str | os.PathLike[str], *, progress_bar: bool = False, callback: Any = None, verbose: int = 0
+) -> Run:
+    """Go on from a run's last checkpoint as if it had never stopped: :func:`reopen`, and :meth:`Session.train`."""
+    return reopen(folder, verbose=verbose).train(progress_bar, callback)
+
+
+def new_run(
+    algorithm: str,
+    env: str,
+    total_timesteps: int,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 30.0,
+    **kwargs: Any,
+) -> Session:
+    """A run directory with everything but the training.
 
     Args:
         out: the directory; new, or empty.
         checkpoint_every: steps between checkpoints; None goes by time.
         checkpoint_seconds: seconds between checkpoints where ``checkpoint_every`` is None.
-        callback: as for ``learn``. Its own counters are not part of a checkpoint.
         kwargs: the constructor's: hyperparameters, ``num_envs``, ``env_kwargs``, ``policy_kwargs``, ``device``, ...
 
     Raises:
-        RunError: ``out`` holds a run or other files, cannot be written, or its disk is full; before any training.
-        ValueError, TypeError: as the constructor and ``learn``.
-        EnvError, NonFiniteError: as ``learn``; checkpoints stay.
+        RunError: ``out`` holds a run or other files, cannot be written, or its disk is full.
+        ValueError, TypeError: as the constructor.
     """
     folder = Path(out)
     if (folder / "config.json").exists():
-        raise RunError(f"{folder} already holds a run: go on with it (resume), or choose another directory")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is not an empty directory: choose another")
+        raise RunError(f"{folder} already holds a run: go on with it (--resume {folder}), or choose another directory")
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: choose another directory")
+    if not isinstance(env, str):
+        raise TypeError(f"env={env!r} must be an environment id: a run is made again from its directory")
     if isinstance(total_timesteps, bool) or not isinstance(total_timesteps, int) or total_timesteps < 1:
         raise ValueError(f"total_timesteps={total_timesteps!r} must be a whole number of at least 1")
     cadence = _Cadence(checkpoint_every, checkpoint_seconds)
-    model = agent_class(algorithm)(env=env, seed=seed, **kwargs)
+    cls = agent_class(algorithm)
+    _check_writable(folder)
+    model = cls(env=env, seed=seed, **kwargs)
     for name, value in model.config.to_json().items():
         if isinstance(value, dict) and "callable" in value:
             raise ValueError(f"{name} is a function, which config.json cannot hold: give a number or 'lin_NUMBER'")
@@ -117,7 +139,6 @@ def train_run(
         "checkpoint_seconds": checkpoint_seconds,
     }
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         log = _Log(folder, model.verbose)
         first = _write_checkpoint(folder, model, log)
         need, free = 10 * first.stat().st_size + _SPARE, shutil.disk_usage(folder).free
@@ -126,15 +147,11 @@ def train_run(
         write_json(folder / "config.json", config)
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error}") from error
-    return _train(folder, model, log, total_timesteps, cadence, progress_bar, callback)
+    return Session(folder, model, log, total_timesteps, cadence)
 
 
-def resume(
-    folder: str | os.PathLike[str], *, progress_bar: bool = False, callback: Any = None, verbose: int = 0
-) -> Run:
-    """Go on with a run from its last checkpoint, as if it had never stopped.
-
-    A run that had finished is returned as it is.
+def reopen(folder: str | os.PathLike[str], *, verbose: int = 0) -> Session:
+    """A run as it was at its last checkpoint; what the log has after it is cut off.
 
     Raises:
         RunError: there is no run, or no whole checkpoint.
@@ -144,48 +161,81 @@ def resume(
     if not (folder / "config.json").exists():
         raise RunError(f"{folder} holds no run (there is no config.json)")
     config = json.loads((folder / "config.json").read_text())
+    for half_written in (folder / "checkpoints").glob(".step_*"):
+        half_written.unlink()
     path, state = _last_checkpoint(folder)
     cls = agent_class(config["algorithm"])
     model = cls._from_state(state, path, config["env"], config["device"], {"verbose": verbose})
     log = _Log(folder, verbose, cut_to=state["log"])
     cadence = _Cadence(config["checkpoint_every"], config["checkpoint_seconds"], model.num_timesteps)
-    total = config["total_timesteps"]
-    if model.num_timesteps >= total and (folder / "model.zip").exists():
-        log.close()
-        return Run(model, folder, finished=True)
-    return _train(folder, model, log, total, cadence, progress_bar, callback)
+    return Session(folder, model, log, config["total_timesteps"], cadence)
 
 
-def _train(
-    folder: Path, model: Agent, log: _Log, total: int, cadence: _Cadence, progress_bar: bool, callback: Any
-) -> Run:
-    _note_start(folder, model)
-    model.set_logger(log.logger)
-    stop = _Stop()
+@dataclass
+class Session:
+    """A model in its run directory, ready to train."""
 
-    def commit(model: Agent) -> bool:
-        if stop.signal is not None or cadence.due(model.num_timesteps):
-            _write_checkpoint(folder, model, log)
-            cadence.taken(model.num_timesteps)
-        return stop.signal is None
+    folder: Path
+    model: Agent
+    log: _Log
+    total_timesteps: int
+    cadence: _Cadence
 
-    model._commit = commit
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were run and ``model.zip`` is there."""
+        return self.model.num_timesteps >= self.total_timesteps and (self.folder / "model.zip").exists()
+
+    def train(self, progress_bar: bool = False, callback: Any = None) -> Run:
+        """Train to the end; or to the first SIGINT or SIGTERM, which finishes the iteration and takes a checkpoint.
+
+        Args:
+            callback: as for ``learn``. Its own counters are not part of a checkpoint.
+
+        Raises:
+            EnvError, NonFiniteError: as ``learn``; the checkpoints stay.
+            OSError: a checkpoint could not be written; the former ones stay.
+        """
+        model, folder, stop = self.model, self.folder, _Stop()
+        if self.finished:
+            self.log.close()
+            return Run(model, folder, finished=True)
+        _note_start(folder, model)
+        model.set_logger(self.log.logger)
+
+        def commit(model: Agent) -> bool:
+            if stop.signal is not None or self.cadence.due(model.num_timesteps):
+                _write_checkpoint(folder, model, self.log)
+                self.cadence.taken(model.num_timesteps)
+            return stop.signal is None
+
+        model._commit = commit
+        try:
+            with stop:
+                model.learn(
+                    max(self.total_timesteps - model.num_timesteps, 0),
+                    callback=callback,
+                    reset_num_timesteps=model.num_timesteps == 0,
+                    progress_bar=progress_bar,
+                )
+                if stop.signal is None:
+                    _write_checkpoint(folder, model, self.log)
+                    model.save(folder / "model.zip")
+        finally:
+            model._commit = None
+            self.log.close()
+        return Run(model, folder, finished=stop.signal is None, signal=stop.signal)
+
+
+def _check_writable(folder: Path) -> None:
+    """Before anything expensive is done."""
     try:
-        with stop:
-            fresh = model.num_timesteps == 0
-            model.learn(
-                max(total - model.num_timesteps, 0),
-                callback=callback,
-                reset_num_timesteps=fresh,
-                progress_bar=progress_bar,
-            )
-            if stop.signal is None:
-                _write_checkpoint(folder, model, log)
-                model.save(folder / "model.zip")
-    finally:
-        model._commit = None
-        log.close()
-    return Run(model, folder, finished=stop.signal is None, signal=stop.signal)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        with atomic(folder / "checkpoints" / "probe") as f:
+            f.write(bytes(2**20))
+        (folder / "checkpoints" / "probe").unlink()
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error}") from error
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
@@ -226,18 +276,13 @@ def _write_checkpoint(folder: Path, model: Agent, log: _Log) -> Path:
     state = model.model_state() | {"training": model.training_state(), "log": log.position()}
     path = folder / "checkpoints" / f"step_{model.num_timesteps:08d}.zip"
     save_state(path, state, "model")
-    for old in _checkpoints(folder)[:-KEPT]:
+    for old in checkpoints(folder)[:-KEPT]:
         old.unlink()
     return path
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Oldest first."""
-    return sorted((folder / "checkpoints").glob("step_*.zip"), key=lambda p: int(p.stem.removeprefix("step_")))
-
-
 def _last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
-    found = _checkpoints(folder)
+    found = checkpoints(folder)
     for path in reversed(found):
         try:
             return path, load_state(path, "model")

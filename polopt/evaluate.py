@@ -1,0 +1,129 @@
+"""How good a policy is, by stable-baselines3's own measure on any environment; and loading whatever a file holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .agent import Agent, _zip
+from .env import Env
+from .files import load_state
+from .normalize import Normalize
+from .registry import agent_class
+
+__all__ = ["evaluate_policy", "load"]
+
+_MOST_ENVS = 16
+
+
+def evaluate_policy(
+    model: Any,
+    env: Any,
+    n_eval_episodes: int = 10,
+    deterministic: bool = True,
+    render: bool = False,
+    callback: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+    reward_threshold: float | None = None,
+    return_episode_rewards: bool = False,
+    warn: bool = True,
+    *,
+    num_envs: int | None = None,
+    seed: int | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+) -> tuple[float, float] | tuple[list[float], list[int]]:
+    """Mean and standard deviation of the undiscounted return over episodes, or their returns and lengths.
+
+    It is stable-baselines3's function of this name, with its fixed quota of episodes per world (so that short episodes
+    are not favoured). A model that normalises observations does so in ``predict``: the environment is the bare one, and
+    rewards are in its own units.
+
+    Args:
+        model: anything with stable-baselines3's ``predict``.
+        env: an environment id, a ``gymnasium.Env``, a ``VectorEnv``, a ``VecEnv``, or an Env of polopt's.
+        n_eval_episodes: episodes over all worlds.
+        deterministic: the mode of the policy instead of samples.
+        callback: called with ``locals(), globals()`` after each step of each world.
+        reward_threshold: assert that the mean return exceeds it.
+        return_episode_rewards: return lists of returns and lengths [steps].
+        warn: warn of an environment without a ``Monitor``.
+        num_envs: worlds to make of an id; by default one an episode, at most 16.
+        seed: world ``i`` starts from ``seed + i``.
+        env_kwargs: the environment's arguments, of an id.
+
+    Raises:
+        ValueError: a number below 1; ``num_envs`` or ``env_kwargs`` with something that is made already; an unknown id.
+    """
+    from stable_baselines3.common.evaluation import evaluate_policy as evaluate
+
+    if isinstance(n_eval_episodes, bool) or not isinstance(n_eval_episodes, int) or n_eval_episodes < 1:
+        raise ValueError(f"n_eval_episodes={n_eval_episodes!r} must be a whole number of at least 1")
+    made_here = isinstance(env, str)
+    if not made_here and (num_envs is not None or env_kwargs):
+        raise ValueError("num_envs and env_kwargs are for an environment id: what is given is made already")
+    face, ours = _face(env, min(n_eval_episodes, _MOST_ENVS) if num_envs is None else num_envs, env_kwargs or {})
+    if seed is not None:
+        face.seed(seed)
+    try:
+        return evaluate(
+            model, face, n_eval_episodes, deterministic, render, callback, reward_threshold, return_episode_rewards,
+            warn and not ours,
+        )  # fmt: skip
+    finally:
+        if made_here:
+            face.close()
+
+
+def _face(env: Any, num_envs: int, env_kwargs: dict[str, Any]) -> tuple[Any, bool]:
+    """What stable-baselines3 steps, and whether it is our own face, whose rewards are the environment's."""
+    import gymnasium
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+    from .envs import as_env, make_env, to_sb3
+
+    if isinstance(env, str):
+        return to_sb3(make_env(env, num_envs=num_envs, **env_kwargs)), True
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        env = as_env(env)
+    if isinstance(env, Normalize):
+        env = env.env
+    if isinstance(env, Env):
+        return to_sb3(env), True
+    if isinstance(env, gymnasium.Env):
+        return DummyVecEnv([lambda: env]), False
+    if isinstance(env, VecEnv):
+        return env, False
+    return to_sb3(as_env(env)), True
+
+
+def load(path: str | os.PathLike[str], env: Any = None, device: Any = "auto", **kwargs: Any) -> Agent:
+    """The model in a file, whichever algorithm's it is; of a run directory its ``model.zip``, or its last checkpoint.
+
+    Args:
+        env, device, kwargs: as for an algorithm's own ``load``.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no run in the directory.
+        FileError: it is damaged, of another version, or not polopt's.
+    """
+    file = model_file(path)
+    state = load_state(file, "model")
+    return agent_class(state["algorithm"])._from_state(state, file, env, device, kwargs)
+
+
+def model_file(path: str | os.PathLike[str]) -> Path:
+    """The file that :func:`load` reads."""
+    path = Path(path)
+    if not path.is_dir():
+        return Path(_zip(path))
+    if (path / "model.zip").exists():
+        return path / "model.zip"
+    if not (found := checkpoints(path)):
+        raise FileNotFoundError(f"{path} holds neither model.zip nor checkpoints")
+    return found[-1]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run directory, oldest first."""
+    return sorted((folder / "checkpoints").glob("step_*.zip"), key=lambda p: int(p.stem.removeprefix("step_")))
