@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -161,6 +163,16 @@ class Part:
                 t.zero_()
         else:
             self._torch.state.clear()
+
+    @contextmanager
+    def fresh(self) -> Iterator[None]:
+        """Inside, the optimizer starts anew; afterwards its moments are what they were before."""
+        state = copy.deepcopy(self.state_dict())
+        self.reset()
+        try:
+            yield
+        finally:
+            self.load_state_dict(state)
 
     # What a method that moves the parameters by itself (a natural gradient, a bisection) needs.
 

@@ -10,8 +10,8 @@ the batch, with KL_i = KL(π_old(.|s_i) || π_θ(.|s_i)) and r = π_θ(a|s) / π
     while any max_i KL_i > ε_KL:  θ descends E[ KL_i ]                                            (fixup phase)
     max_i KL_i <= ε_KL over the whole batch, after every update                                   (guarantee)
 
-The fixup has its own optimizer, fresh each time: no momentum of the primary phase pushes outwards. Should its sweeps run
-out, the policy goes back on the line towards π_old, where the KL is 0: the guarantee holds always.
+The fixup's optimizer starts fresh: no momentum of the primary phase pushes outwards. Should its sweeps run out, the
+policy goes back on the line towards π_old, where the KL is 0: the guarantee holds always.
 
 Differs from PPOPenalty in bounding the largest KL, not the mean, and in enforcing it.
 """
@@ -51,7 +51,6 @@ class FixPO(OnPolicy):
 
     def make_parts(self, **optimizer: Any) -> None:
         self.make_split_parts(**optimizer)
-        self.part("fixup", self.policy.actor_parameters(), max_grad_norm=self.config.max_grad_norm, **optimizer)
         self.dual = Multipliers(beta=self.config.beta, floor=0.0).to(self.device)
         self.nets["dual"] = self.dual
         self.parts["dual"] = DualPart(self.dual, lr=self.config.beta_lr)
@@ -73,13 +72,16 @@ class FixPO(OnPolicy):
 
     def fixup(self, b: Batch, old: Tensor) -> dict[str, Tensor]:
         """Bring every row of the batch inside. Returns the steps it took and how much of the update was kept."""
-        self.parts["fixup"].reset()
         steps = 0
-        for _ in range(self.c.fixup_sweeps):
-            outside = [self.fixup_step(m) for m in b.split(self.c.fixup_batch_size) if not self.inside(m)]
-            steps += len(outside)
-            if not outside:
-                break
+        with self.parts["policy"].fresh():
+            for _ in range(self.c.fixup_sweeps):
+                before = steps
+                for minibatch in b.split(self.c.fixup_batch_size):
+                    if not self.inside(minibatch):
+                        self.fixup_step(minibatch)
+                        steps += 1
+                if steps == before:
+                    break
         kept = retreat_(self.parts["policy"], old, lambda: self.inside(b))
         return {"fixup_steps": torch.tensor(float(steps)), "fixup_kept": torch.tensor(kept)}
 
@@ -87,7 +89,7 @@ class FixPO(OnPolicy):
     def fixup_step(self, b: Batch) -> Tensor:
         """One step down the mean KL alone, and one of β. Returns the largest KL before it."""
         kl = self.kl(b)
-        self.parts["fixup"].descend(kl.mean())
+        self.parts["policy"].descend(kl.mean())
         self.parts["dual"].descend(self.beta_loss(b.plus(kl=kl), {}))
         return kl.detach().max()
 
