@@ -17,7 +17,7 @@ from gymnasium import Space, spaces
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-__all__ = ["Bernoulli", "Categorical", "DiagGaussian", "Distribution", "MultiCategorical", "SquashedGaussian", "distribution_for"]
+__all__ = ["Bernoulli", "Categorical", "DiagGaussian", "Distribution", "GaussianMixture", "MultiCategorical", "SquashedGaussian", "distribution_for"]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -142,6 +142,56 @@ class SquashedGaussian(Distribution):
         return self.gaussian.kl(old, new)
 
 
+class GaussianMixture(Distribution):
+    """sum_k w_k N(mean_k, diag exp(log_std_k)^2) with w = softmax(logits); parameters ``[logits, means, log_stds]`` side by
+    side, ``P = K + 2KA``. Its KL has no closed form.
+
+    Args:
+        dim: A, the number of action dimensions.
+        components: K.
+    """
+
+    has_kl = False
+
+    def __init__(self, dim: int, components: int) -> None:
+        self.dim, self.components = dim, components
+        self.size, self.noise_size = components * (1 + 2 * dim), components + dim
+
+    def split(self, params: Any) -> tuple[Any, Any, Any]:
+        """Logits ``[..., K]``, means ``[..., K, A]`` and log standard deviations ``[..., K, A]``, views."""
+        K, KA, shape = self.components, self.components * self.dim, (*params.shape[:-1], self.components, self.dim)
+        return params[..., :K], params[..., K : K + KA].reshape(shape), params[..., K + KA :].reshape(shape)
+
+    def noise(self, shape, generator, device="cpu"):
+        """Gumbel noise for the choice of a component, Gaussian noise for the draw from it."""
+        gumbel = -torch.empty(*shape, self.components, device=device).exponential_(generator=generator).log_()
+        return torch.cat([gumbel, torch.randn(*shape, self.dim, generator=generator, device=device)], -1)
+
+    def act(self, params, noise):
+        logits, means, log_stds = self.split(params)
+        k = (logits + noise[..., : self.components]).argmax(-1)
+        return _row(means, k) + _exp(_row(log_stds, k)) * noise[..., self.components :]
+
+    def mode(self, params):
+        """The mean of the likeliest component: not always the density's maximum, which has no closed form."""
+        logits, means, _ = self.split(params)
+        return _row(means, logits.argmax(-1))
+
+    def log_prob(self, params, action):
+        """logsumexp_k (log w_k + log N_k(action))."""
+        logits, means, log_stds = self.split(params)
+        z = (action.unsqueeze(-2) - means) * torch.exp(-log_stds)
+        each = -(0.5 * z * z + log_stds).sum(-1) - 0.5 * LOG_2PI * self.dim
+        return (logits.log_softmax(-1) + each).logsumexp(-1)
+
+    def entropy(self, params):
+        """H(w) + sum_k w_k H_k, an upper bound, exact where the components do not overlap (Huber et al., 2008)."""
+        logits, _, log_stds = self.split(params)
+        log_w = logits.log_softmax(-1)
+        each = log_stds.sum(-1) + 0.5 * (1 + LOG_2PI) * self.dim
+        return (log_w.exp() * (each - log_w)).sum(-1)
+
+
 class Categorical(Distribution):
     """One of ``n`` choices; parameters are logits ``[..., n]``, actions int64 ``[...]``."""
 
@@ -259,6 +309,13 @@ def _exp(x):
 
 def _tanh(x):
     return x.tanh() if isinstance(x, Tensor) else np.tanh(x)
+
+
+def _row(x, k):
+    """x[..., k, :] of ``[..., K, A]`` and ``[...]``."""
+    if isinstance(x, Tensor):
+        return torch.take_along_dim(x, k[..., None, None], -2).squeeze(-2)
+    return np.take_along_axis(x, k[..., None, None], -2).squeeze(-2)
 
 
 def _stack(xs):

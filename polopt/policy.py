@@ -10,11 +10,11 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor, nn
 
-from .distributions import DiagGaussian, Distribution
+from .distributions import DiagGaussian, Distribution, GaussianMixture
 from .networks import MLP, host_forward, orthogonal_
 from .spaces import encode, encoded_size
 
-__all__ = ["ActorCritic", "Encoder", "GaussianHead", "LinearHead"]
+__all__ = ["ActorCritic", "Encoder", "GaussianHead", "LinearHead", "MixtureHead"]
 
 
 HostAct = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -93,6 +93,38 @@ class GaussianHead(nn.Module):
         return lambda x, noise: mean(x) + std * noise
 
 
+class MixtureHead(nn.Module):
+    """``[logits, means, log_stds]`` of a Gaussian mixture: the router's logits and every component's mean linear in the
+    features, log_stds free parameters.
+
+    The router reads the features but does not shape them: no gradient of the logits goes past its own weights.
+    """
+
+    def __init__(self, size: int, distribution: GaussianMixture, log_std_init: float = 0.0) -> None:
+        super().__init__()
+        outputs = distribution.components * distribution.dim
+        self.linear = nn.Linear(size, outputs)
+        self.router = nn.Linear(size, distribution.components)
+        self.log_std = nn.Parameter(torch.full((outputs,), float(log_std_init)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = self.linear(x)
+        return torch.cat([self.router(x.detach()), means, self.log_std.expand_as(means)], -1)
+
+    def host_act(self, distribution: Distribution) -> HostAct | None:
+        """``(features, noise) -> action`` in NumPy."""
+        router, linear = host_forward(self.router), host_forward(self.linear)
+        if router is None or linear is None:
+            return None
+        log_std = self.log_std.detach().numpy()
+
+        def act(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+            means = linear(x)
+            return distribution.act(np.concatenate([router(x), means, np.broadcast_to(log_std, means.shape)], -1), noise)
+
+        return act
+
+
 class ActorCritic(nn.Module):
     """Policy and value networks over one observation space, apart but for a shared ``features_extractor_class``.
 
@@ -132,6 +164,10 @@ class ActorCritic(nn.Module):
             self.head = head(self.trunk.out_features, distribution)
         elif isinstance(distribution, DiagGaussian):
             self.head = GaussianHead(self.trunk.out_features, distribution, log_std_init, state_dependent_std)
+        elif isinstance(distribution, GaussianMixture):
+            if state_dependent_std:
+                raise NotImplementedError("a mixture's standard deviations do not depend on the state here")
+            self.head = MixtureHead(self.trunk.out_features, distribution, log_std_init)
         else:
             self.head = LinearHead(self.trunk.out_features, distribution)
         if critic:
