@@ -30,7 +30,7 @@ __all__ = ["DPO", "discovered_drift"]
 
 
 def discovered_drift(ratio: Tensor, log_ratio: Tensor, advantage: Tensor, alpha: float, beta: float) -> Tensor:
-    """D(r, A), ``[B]``, at least 0. ``log_ratio`` comes from the log-probabilities: where r underflows it is still exact."""
+    """D(r, A), ``[B]``, at least 0. ``log_ratio`` comes from the log-probabilities, exact where r underflows."""
     gain, loss = (ratio - 1) * advantage, log_ratio * advantage
     better, worse = gain - alpha * torch.tanh(gain / alpha), loss - beta * torch.tanh(loss / beta)
     return torch.where(advantage >= 0, better, worse).relu()
@@ -43,8 +43,8 @@ class DPO(OnPolicy):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
-        alpha: float = hyper(2.0, "(0, inf)", "α, reach of the drift where A >= 0; the paper's 2, for normalised advantages")
-        beta: float = hyper(0.6, "(0, inf)", "β, reach of the drift where A < 0; the paper's 0.6")
+        alpha: float = hyper(2.0, "(0, inf)", "α, reach of the drift where A >= 0; the paper's 2")
+        beta: float = hyper(0.6, "(0, inf)", "β, the same where A < 0; the paper's 0.6, both for normalised advantages")
 
     def policy_loss(self, b: Batch) -> Tensor:
         drift = discovered_drift(b.ratio, b.log_ratio, b.advantage, self.c.alpha, self.c.beta)

@@ -2,9 +2,9 @@
 
 Zentner, Puri, Huang, Sukhatme, 2023, arXiv 2312.05405.
 
-A KL penalty whose coefficient chases the largest KL of a minibatch almost keeps a trust region by itself. What still lies
-outside after the epochs is repaired by a few steps on the KL alone, so that every update ends inside, at every state of
-the batch, with KL_i = KL(π_old(.|s_i) || π_θ(.|s_i)) and r = π_θ(a|s) / π_old(a|s):
+A KL penalty whose coefficient chases the largest KL of a minibatch almost keeps a trust region by itself. What still
+lies outside after the epochs is repaired by a few steps on the KL alone, so that every update ends inside, at every
+state of the batch, with KL_i = KL(π_old(.|s_i) || π_θ(.|s_i)) and r = π_θ(a|s) / π_old(a|s):
 
     L(θ) = -E[ r A ] + sg[β] E[ KL_i ],     L(β) = β (ε_KL - C_β sg[ max_i KL_i ]),  β >= 0       (primary phase)
     while any max_i KL_i > ε_KL:  θ descends E[ KL_i ]                                            (fixup phase)

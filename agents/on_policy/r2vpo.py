@@ -2,16 +2,16 @@
 
 Luo et al., 2026, arXiv 2601.03320 (language models) and 2605.26784 (control).
 
-The trust region is a bound on the second moment of the ratio ρ = π_θ(a|s) / π_old(a|s) about 1, which for small steps is
-twice the KL. It is kept by a multiplier, not by clipping, so that samples of a large ratio keep their gradient:
+The trust region is a bound on the second moment of the ratio ρ = π_θ(a|s) / π_old(a|s) about 1, which for small steps
+is twice the KL. It is kept by a multiplier, not by clipping, so that samples of a large ratio keep their gradient:
 
     max_θ E[ ρ A ]   subject to   E[ (ρ - 1)² ] <= δ                                           (constrained problem)
     L(θ, λ) = -E[ ρ A ] + λ ( E[ (ρ - 1)² ] - δ ),     θ descends, λ >= 0 ascends              (its Lagrangian)
 
-The moment is heavy-tailed: λ sees each sample's at most as `winsor`. The constants are ours; the papers' were not at hand.
+The moment is heavy-tailed: of each sample's, λ sees at most ``winsor``. The constants are ours; no code was published.
 
-Differs from SPO, which gives each sample the multiplier |A| / (2ε) and δ = 0, in one multiplier for all; from PPOPenalty
-in needing no exact KL.
+Differs from SPO, which gives each sample the multiplier |A| / (2ε) and δ = 0, in one multiplier for all; from
+PPOPenalty in needing no exact KL.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from polopt.batch import Batch
 from polopt.config import hyper
-from polopt.dual import DualPart, Multipliers, dual_loss, penalty
+from polopt.dual import DualPart, Multipliers, dual_loss
 from polopt.on_policy import EpochsConfig, OnPolicy
 
 __all__ = ["R2VPO", "lagrangian"]

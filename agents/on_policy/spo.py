@@ -37,7 +37,7 @@ class SPO(OnPolicy):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
-        clip_range: Schedule = hyper(0.2, "(0, inf)", "ε, distance of a ratio's optimum from 1; the official script: 0.2")
+        clip_range: Schedule = hyper(0.2, "(0, inf)", "ε, from 1 to a ratio's optimum; the official script: 0.2")
 
     def policy_loss(self, b: Batch) -> Tensor:
         return -simple_objective(b.ratio, b.advantage, self.c.clip_range).mean()
