@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from polopt.env import HostEnv, Obs, State, Step
+from polopt.env import EnvError, HostEnv, Obs, State, Step
 
-from .recorder import NOT_EXACT, Recorder
+from .recorder import NOT_EXACT, Recorder, check_number, load_worlds
 from .spaces import cast, check_spaces, numpy_dtype, put, put_rows, zeros
 
 __all__ = ["GymnasiumEnv", "GymnasiumVector", "time_limit"]
@@ -79,8 +79,8 @@ class GymnasiumEnv(HostEnv):
         for i, env in enumerate(self.envs):
             answer, reward[i], terminated[i], truncated[i], info = env.step(action[i])
             put(next_obs, i, answer)
+            self._won[i] = _success(info)
             if terminated[i] or truncated[i]:
-                self._won[i] = _success(info)
                 over.append((i, env.reset()[0]))
         if over:
             obs = cast(next_obs, next_obs)
@@ -111,10 +111,10 @@ class GymnasiumEnv(HostEnv):
         }
 
     def load_state_dict(self, state: State) -> Obs:
-        _check_number(state, self.num_envs)
+        check_number(state, self.num_envs)
         self._load_episode_state(state)
         self._seed = state["seed"]
-        lost = _load_worlds(self.envs, state["worlds"])
+        lost = load_worlds(self.envs, state["worlds"])
         if lost:
             self.exact_state = False
             self._episode_return[lost] = 0.0
@@ -191,7 +191,12 @@ class GymnasiumVector(HostEnv):
 
     def _step(self, action: np.ndarray) -> Step:
         action = np.asarray(action).astype(self.action_space.dtype, copy=False)
-        answer, reward, terminated, truncated, self._infos = self.envs.step(action)
+        try:
+            answer, reward, terminated, truncated, self._infos = self.envs.step(action)
+        except EnvError:
+            raise
+        except Exception as error:
+            raise EnvError(f"an environment of {type(self.envs).__name__} raised in step: {error!r}") from error
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
         reward = np.array(reward, np.float64)
         done = terminated | truncated
@@ -231,7 +236,7 @@ class GymnasiumVector(HostEnv):
         )
 
     def load_state_dict(self, state: State) -> Obs:
-        _check_number(state, self.num_envs)
+        check_number(state, self.num_envs)
         if not (state["exact"] and self._worlds):
             self.exact_state = False
             warnings.warn(
@@ -243,7 +248,7 @@ class GymnasiumVector(HostEnv):
         started = all(world["running"] for world in state["worlds"].values())
         if started:
             self.envs.reset()  # sets up the vector environment's own flags
-        lost = _load_worlds(self._worlds, state["worlds"])
+        lost = load_worlds(self._worlds, state["worlds"])
         self._resetting[:] = state["resetting"]
         if lost:
             self.exact_state = False
@@ -280,20 +285,3 @@ def time_limit(env: gymnasium.Env) -> int | None:
 
 def _success(info: dict[str, Any]) -> bool | None:
     return bool(info["is_success"]) if "is_success" in info else None
-
-
-def _check_number(state: State, num_envs: int) -> None:
-    if state.get("num_envs") != num_envs:
-        raise ValueError(f"the state is of {state.get('num_envs')} worlds, this environment has {num_envs}")
-
-
-def _load_worlds(worlds: Sequence[Recorder], states: State) -> list[int]:
-    """Load every world; the numbers of those that did not come back bit for bit, which are also warned of."""
-    lost = [i for i, world in enumerate(worlds) if not world.load(states[str(i)])]
-    if lost:
-        reason = (
-            f"replaying the recorded actions gave another observation in worlds {lost[:10]} (the environment draws from"
-            " a generator other than its np_random, or keeps state across resets)"
-        )
-        warnings.warn(NOT_EXACT.format(reason=reason), stacklevel=3)
-    return lost

@@ -10,6 +10,8 @@ Two ways, after the rule of ``docs/design``:
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -21,7 +23,7 @@ from polopt.env import EnvError, State
 
 from .spaces import equal_obs
 
-__all__ = ["NOT_EXACT", "Recorder"]
+__all__ = ["NOT_EXACT", "Recorder", "check_number", "load_worlds"]
 
 NOT_EXACT = (
     "resume is not exact: {reason}. The running episodes start anew; everything else (parameters, memory, generators of"
@@ -167,6 +169,24 @@ class Recorder(gymnasium.Wrapper):
     def obs(self) -> Any:
         """The observation it gave last."""
         return self._obs
+
+
+def check_number(state: State, num_envs: int) -> None:
+    """Refuse a state of another number of worlds."""
+    if state.get("num_envs") != num_envs:
+        raise ValueError(f"the state is of {state.get('num_envs')} worlds, this environment has {num_envs}")
+
+
+def load_worlds(worlds: Sequence[Recorder], states: State) -> list[int]:
+    """Load every world; the numbers of those that did not come back bit for bit, which are also warned of."""
+    lost = [i for i, world in enumerate(worlds) if not world.load(states[str(i)])]
+    if lost:
+        reason = (
+            f"replaying the recorded actions gave another observation in worlds {lost[:10]} (the environment draws from"
+            " a generator other than its np_random, or keeps state across resets)"
+        )
+        warnings.warn(NOT_EXACT.format(reason=reason), stacklevel=3)
+    return lost
 
 
 def _mujoco(env: gymnasium.Env) -> Any:

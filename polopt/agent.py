@@ -48,7 +48,9 @@ class AgentConfig(BaseConfig):
     normalize_obs: bool = hyper(False, doc="normalise observations by running moments, saved with the model")
     normalize_reward: bool = hyper(False, doc="divide rewards by the running std of the discounted return")
     compile: bool = hyper(False, doc="run updates as compiled graphs (half a minute to build, seconds from the cache)")
-    threads: int | None = hyper(None, "[1, inf)", "torch's CPU threads while learning; None: 1 for small networks, else as set")
+    threads: int | None = hyper(
+        None, "[1, inf)", "torch's CPU threads while learning; None: 1 for small networks, else as set"
+    )
 
 
 _TAIL: dict[str, Any] = {
@@ -84,8 +86,17 @@ class Agent(ABC):
     """
 
     Config: ClassVar[type[AgentConfig]]
-    action_spaces: ClassVar[tuple[type[Space], ...]] = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-    policy_aliases: ClassVar[dict[str, Any]] = {"MlpPolicy": "MlpPolicy", "MultiInputPolicy": "MultiInputPolicy", "CnnPolicy": "CnnPolicy"}
+    action_spaces: ClassVar[tuple[type[Space], ...]] = (
+        spaces.Box,
+        spaces.Discrete,
+        spaces.MultiDiscrete,
+        spaces.MultiBinary,
+    )
+    policy_aliases: ClassVar[dict[str, Any]] = {
+        "MlpPolicy": "MlpPolicy",
+        "MultiInputPolicy": "MultiInputPolicy",
+        "CnnPolicy": "CnnPolicy",
+    }
 
     policy: Any
     parts: dict[str, Part]
@@ -95,7 +106,10 @@ class Agent(ABC):
         if "Config" not in cls.__dict__:
             return
         P = inspect.Parameter
-        names = [P("policy", P.POSITIONAL_OR_KEYWORD, default="MlpPolicy"), P("env", P.POSITIONAL_OR_KEYWORD, default=None)]
+        names = [
+            P("policy", P.POSITIONAL_OR_KEYWORD, default="MlpPolicy"),
+            P("env", P.POSITIONAL_OR_KEYWORD, default=None),
+        ]
         names += [P(f.name, P.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(cls.Config)]
         names += [P(name, P.KEYWORD_ONLY, default=default) for name, default in _TAIL.items()]
         cls.__signature__ = inspect.Signature(names)
@@ -111,7 +125,11 @@ class Agent(ABC):
         self.config = self.Config(**{k: v for k, v in kwargs.items() if k in known})
         self.policy_class = self._check_policy(policy)
         self.policy_kwargs: dict[str, Any] = dict(tail["policy_kwargs"] or {})
-        self.tensorboard_log, self.verbose, self.env_kwargs = tail["tensorboard_log"], tail["verbose"], dict(tail["env_kwargs"] or {})
+        self.tensorboard_log, self.verbose, self.env_kwargs = (
+            tail["tensorboard_log"],
+            tail["verbose"],
+            dict(tail["env_kwargs"] or {}),
+        )
         self.seed = int(torch.seed() % 2**31) if tail["seed"] is None else _check_seed(tail["seed"])
         self._given_seed = tail["seed"]
         self._device = _check_device(tail["device"])
@@ -143,7 +161,9 @@ class Agent(ABC):
                 "CnnPolicy is not built yet; use 'MlpPolicy' with policy_kwargs=dict(features_extractor_class="
                 "stable_baselines3.common.torch_layers.NatureCNN), or an observation wrapper that gives vectors"
             )
-        raise ValueError(f"policy={policy!r} is unknown; it is 'MlpPolicy', or 'MultiInputPolicy' for Dict observations")
+        raise ValueError(
+            f"policy={policy!r} is unknown; it is 'MlpPolicy', or 'MultiInputPolicy' for Dict observations"
+        )
 
     def _take_env(self, env: Any) -> None:
         from .envs import as_env  # the wing is looked up by name, on use
@@ -256,7 +276,15 @@ class Agent(ABC):
         """
         from .loop import learn
 
-        learn(self, total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, reset_num_timesteps, progress_bar)
+        learn(
+            self,
+            total_timesteps,
+            callback,
+            log_interval,
+            tb_log_name or type(self).__name__,
+            reset_num_timesteps,
+            progress_bar,
+        )
         return self
 
     @property
@@ -418,7 +446,9 @@ class Agent(ABC):
 
     # -- files -------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str], exclude: Any = None, include: Any = None, *, full: bool = False) -> None:
+    def save(
+        self, path: str | os.PathLike[str], exclude: Any = None, include: Any = None, *, full: bool = False
+    ) -> None:
         """Write the model: a zip of safetensors and JSON, whole or not at all. ``.zip`` is added where missing.
 
         Args:
@@ -502,18 +532,26 @@ class Agent(ABC):
             from stable_baselines3.common.utils import get_system_info
 
             get_system_info()
-        return cls._from_state(load_state(_zip(path), "model"), path, env, device, {**(custom_objects or {}), **kwargs}, force_reset)
+        return cls._from_state(
+            load_state(_zip(path), "model"), path, env, device, {**(custom_objects or {}), **kwargs}, force_reset
+        )
 
     @classmethod
-    def _from_state(cls, state: dict[str, Any], path: Any, env: Any, device: Any, changes: dict[str, Any], force_reset: bool = True) -> Self:
+    def _from_state(
+        cls, state: dict[str, Any], path: Any, env: Any, device: Any, changes: dict[str, Any], force_reset: bool = True
+    ) -> Self:
         if state["algorithm"] != cls.__name__:
-            raise FileError(f"{path} holds a {state['algorithm']} model; load it with polopt.{state['algorithm']}.load or polopt.load")
+            raise FileError(
+                f"{path} holds a {state['algorithm']} model; load it with polopt.{state['algorithm']}.load or polopt.load"
+            )
         known = {f.name: f for f in fields(cls.Config)}
         config = {k: v for k, v in state["config"].items() if k in known}
         config |= {k: v for k, v in changes.items() if k in known}
         for name, value in config.items():
             if isinstance(value, dict) and "callable" in value:
-                raise ValueError(f"{path}: {name} was a function ({value['callable']}), which a file cannot hold: pass {name}=... to load")
+                raise ValueError(
+                    f"{path}: {name} was a function ({value['callable']}), which a file cannot hold: pass {name}=... to load"
+                )
             if isinstance(value, list):
                 config[name] = tuple(value)
         policy_kwargs = _decode_kwargs(state["policy_kwargs"], changes.get("policy_kwargs"), path)
@@ -523,14 +561,21 @@ class Agent(ABC):
             state["policy"], None, **config, **tail, policy_kwargs=policy_kwargs, seed=seed, device=device,
             env_kwargs=_decode_kwargs(state["env_kwargs"], None, path),
         )  # fmt: skip
-        model.observation_space, model.action_space = from_json(state["observation_space"]), from_json(state["action_space"])
+        model.observation_space, model.action_space = (
+            from_json(state["observation_space"]),
+            from_json(state["action_space"]),
+        )
         model.n_envs, model.normalizer = state["n_envs"], None
         model._normalize_state = state["normalize"]
         if state["normalize"] is not None and env is None:
             model.normalizer = _frozen_normalizer(model, state["normalize"])
         model._setup_model()
         model.set_parameters(state["parameters"])
-        model.num_timesteps, model._total_timesteps, model._n_updates = state["num_timesteps"], state["total_timesteps"], state["n_updates"]
+        model.num_timesteps, model._total_timesteps, model._n_updates = (
+            state["num_timesteps"],
+            state["total_timesteps"],
+            state["n_updates"],
+        )
         if env is not None:
             if isinstance(env, str):
                 model.config = model.config.replace(num_envs=model.n_envs)
@@ -647,7 +692,9 @@ def _decode_kwargs(stored: Any, given: Any, path: Any) -> Any:
     if isinstance(stored, dict) and "class" in stored:
         module, _, name = stored["class"].partition(":")
         if not stored["class"].startswith(_TRUSTED):
-            raise ValueError(f"{path} uses the class {stored['class']}, which is not looked up from a file: pass policy_kwargs=... to load")
+            raise ValueError(
+                f"{path} uses the class {stored['class']}, which is not looked up from a file: pass policy_kwargs=... to load"
+            )
         value: Any = __import__(module, fromlist=["_"])
         for piece in name.split("."):
             value = getattr(value, piece)

@@ -17,7 +17,16 @@ from gymnasium import Space, spaces
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-__all__ = ["Bernoulli", "Categorical", "DiagGaussian", "Distribution", "GaussianMixture", "MultiCategorical", "SquashedGaussian", "distribution_for"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "DiagGaussian",
+    "Distribution",
+    "GaussianMixture",
+    "MultiCategorical",
+    "SquashedGaussian",
+    "distribution_for",
+]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -36,7 +45,9 @@ class Distribution(ABC):
     has_kl: bool = True
 
     @abstractmethod
-    def noise(self, shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str = "cpu") -> Tensor:
+    def noise(
+        self, shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str = "cpu"
+    ) -> Tensor:
         """Noise ``[*shape, noise_size]`` from which :meth:`act` makes samples."""
 
     @abstractmethod
@@ -135,7 +146,9 @@ class SquashedGaussian(Distribution):
         return self.gaussian.log_prob(params, u) - _log_det_tanh(u)
 
     def entropy(self, params):
-        raise NotImplementedError("a squashed Gaussian has no closed-form entropy; use the mean of -log_prob of samples")
+        raise NotImplementedError(
+            "a squashed Gaussian has no closed-form entropy; use the mean of -log_prob of samples"
+        )
 
     def kl(self, old, new):
         """The KL of the Gaussians before squashing: tanh is one-to-one, so it is the same."""
@@ -244,7 +257,9 @@ class MultiCategorical(Distribution):
         return _stack([c.argmax(-1) for c in self._each(params)])
 
     def log_prob(self, params, action):
-        return sum(p.log_prob(x, action[..., i]) for i, (p, x) in enumerate(zip(self.parts, self._each(params), strict=True)))
+        return sum(
+            p.log_prob(x, action[..., i]) for i, (p, x) in enumerate(zip(self.parts, self._each(params), strict=True))
+        )
 
     def entropy(self, params):
         return sum(p.entropy(x) for p, x in zip(self.parts, self._each(params), strict=True))
@@ -296,7 +311,9 @@ def distribution_for(space: Space) -> Distribution:
         return MultiCategorical(space.nvec.tolist())
     if isinstance(space, spaces.MultiBinary):
         return Bernoulli(math.prod(space.shape))
-    raise ValueError(f"no distribution over the action space {space}; Box, Discrete, MultiDiscrete and MultiBinary have one")
+    raise ValueError(
+        f"no distribution over the action space {space}; Box, Discrete, MultiDiscrete and MultiBinary have one"
+    )
 
 
 def _log_det_tanh(u: Tensor) -> Tensor:
@@ -324,5 +341,3 @@ def _stack(xs):
 
 def _byte(x):
     return x.to(torch.int8) if isinstance(x, Tensor) else x.astype(np.int8)
-
-

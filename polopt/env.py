@@ -133,7 +133,7 @@ class Env(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot be rendered")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - nothing to free is the common case
         """Free what the worlds hold. Safe to call twice."""
 
     @property

@@ -102,7 +102,9 @@ def load_state(file: str | os.PathLike[str] | IO[bytes], kind: str) -> dict[str,
             if payload.get("format") != FORMAT:
                 raise FileError(f"{file} is not a polopt file")
             if payload.get("version") != VERSION:
-                raise FileError(f"{file} has format version {payload.get('version')!r}; this polopt reads version {VERSION}: use the polopt that wrote it")
+                raise FileError(
+                    f"{file} has format version {payload.get('version')!r}; this polopt reads version {VERSION}: use the polopt that wrote it"
+                )
             if payload.get("kind") != kind:
                 raise FileError(f"{file} holds a {payload.get('kind')!r} state where a {kind!r} state is needed")
             tensors = load(z.read("arrays.safetensors"))

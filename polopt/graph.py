@@ -28,7 +28,10 @@ def static(method: Callable[..., Any]) -> Callable[..., Any]:
         shapes = tuple(_shape(a) for a in args)
         entry = graphs.get(method.__name__)
         if entry is None:
-            entry = graphs[method.__name__] = (shapes, torch.compile(method.__get__(self), fullgraph=True, dynamic=False))
+            entry = graphs[method.__name__] = (
+                shapes,
+                torch.compile(method.__get__(self), fullgraph=True, dynamic=False),
+            )
         if entry[0] != shapes:
             return method(self, *args)
         return entry[1](*args)

@@ -52,7 +52,9 @@ def learn(
 
         agent._logger = configure_logger(agent.verbose, agent.tensorboard_log, tb_log_name, reset_num_timesteps)
     if agent._last_obs is None:
-        agent._last_obs = agent.env.reset(agent.seed) if not agent.env.host else tree_map(np.copy, agent.env.reset_host(agent.seed))
+        agent._last_obs = (
+            agent.env.reset(agent.seed) if not agent.env.host else tree_map(np.copy, agent.env.reset_host(agent.seed))
+        )
     callbacks = _Callbacks(agent, callback)
     scope = dict(
         self=agent, total_timesteps=total_timesteps, tb_log_name=tb_log_name, log_interval=log_interval,
@@ -178,7 +180,9 @@ class _Callbacks:
             if e.success is not None:
                 infos[e.index]["is_success"] = e.success
         dones = step.terminated | step.truncated
-        terminated, truncated, dones, rewards = (_numpy(x) for x in (step.terminated, step.truncated, dones, step.reward))
+        terminated, truncated, dones, rewards = (
+            _numpy(x) for x in (step.terminated, step.truncated, dones, step.reward)
+        )
         for i in np.flatnonzero(dones):
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
             infos[i]["terminal_observation"] = tree_map(lambda x, i=i: _numpy(x)[i], step.next_obs)

@@ -13,27 +13,45 @@ J. Martens, 2014, arXiv 1412.1193 (why JᵀMJ is the Hessian of the KL at the ol
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .config import hyper
 from .distributions import Distribution
 from .networks import flat
+from .on_policy import OnPolicyConfig
 from .part import Part
+from .schedule import Schedule
 
-__all__ = ["Search", "backtrack", "conjugate_gradient", "fisher_vector_product", "longest_step"]
+__all__ = ["NaturalConfig", "Search", "backtrack", "conjugate_gradient", "fisher_vector_product", "longest_step"]
 
 Product = Callable[[Tensor], Tensor]
 """A symmetric positive semi-definite matrix, as what it makes of a vector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaturalConfig(OnPolicyConfig):
+    """Hyperparameters of the methods whose policy follows a natural gradient, and whose critic is fitted apart."""
+
+    learning_rate: Schedule = hyper(1e-3, "[0, inf)", "learning rate of the critic")
+    batch_size: int | None = hyper(128, "[1, inf)", "rows of a critic minibatch; None: the whole rollout")
+    max_grad_norm: float | None = hyper(None, "(0, inf)", "bound on the critic gradient's global norm")
+    target_kl: float = hyper(0.01, "(0, inf)", "δ, mean KL(old || new) of an update [nat]")
+    cg_max_steps: int = hyper(15, "[1, inf)", "iterations of conjugate gradient")
+    cg_damping: float = hyper(0.1, "[0, inf)", "ζ, added to the Fisher matrix's diagonal")
+    n_critic_updates: int = hyper(10, "[1, inf)", "passes of the critic over the rollout")
+    sub_sampling_factor: int = hyper(1, "[1, inf)", "k: the Fisher matrix is estimated on every k-th state")
 
 
 def fisher_vector_product(distribution: Distribution, params: Tensor, part: Part, damping: float = 0.0) -> Product:
     """``v -> (F + damping I) v`` at the present parameters.
 
     Three sweeps a product: v through J (the transpose of a vector-Jacobian product, which is linear), through M state
-    by state, and back through Jᵀ. It costs less than differentiating the KL twice, and is positive semi-definite however
-    it rounds. ``part``'s parameters must stay as they are while it is used.
+    by state, and back through Jᵀ. It costs less than differentiating the KL twice, and is positive semi-definite
+    however it rounds. ``part``'s parameters must stay as they are while it is used.
 
     Args:
         params: distribution parameters ``[B, P]`` of the policy, with their graph.
@@ -55,7 +73,7 @@ def fisher_vector_product(distribution: Distribution, params: Tensor, part: Part
 
 
 def conjugate_gradient(product: Product, b: Tensor, iterations: int, tolerance: float = 1e-10) -> Tensor:
-    """x with A x ≈ b, from x = 0, by at most ``iterations`` products; exact after as many as A has distinct eigenvalues.
+    """x with A x ≈ b, from x = 0, by at most ``iterations`` products; exact after one for each distinct eigenvalue.
 
     Once |b - A x|² < ``tolerance``, x stays as it is; no value is read by the host.
     """

@@ -22,7 +22,9 @@ class MLP(nn.Sequential):
         activation: class of the activation.
     """
 
-    def __init__(self, size: int, hidden: Sequence[int], out: int | None = None, activation: type[nn.Module] = nn.Tanh) -> None:
+    def __init__(
+        self, size: int, hidden: Sequence[int], out: int | None = None, activation: type[nn.Module] = nn.Tanh
+    ) -> None:
         layers: list[nn.Module] = []
         for width in hidden:
             layers += [nn.Linear(size, width), activation()]

@@ -88,7 +88,9 @@ class Normalize(Env):
         if obs:
             self.obs_moments = {k: RunningMoments(s.shape) for k, s in _boxes(env.observation_space)}
             if not self.obs_moments:
-                raise ValueError(f"there is nothing to normalise in the observation space {env.observation_space}: it has no Box of floats")
+                raise ValueError(
+                    f"there is nothing to normalise in the observation space {env.observation_space}: it has no Box of floats"
+                )
         self.reward_moments = RunningMoments(()) if reward else None
         self._return: Any = None
         self.observation_space = _normalised(env.observation_space, clip_obs) if obs else env.observation_space

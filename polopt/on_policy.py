@@ -65,9 +65,13 @@ class OnPolicyConfig(AgentConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.use_sde:
-            raise NotImplementedError("use_sde=True is not built; use policy_kwargs=dict(log_std_init=-1) for smoother exploration meanwhile")
+            raise NotImplementedError(
+                "use_sde=True is not built; use policy_kwargs=dict(log_std_init=-1) for smoother exploration meanwhile"
+            )
         if self.rollout_buffer_class is not None or self.rollout_buffer_kwargs:
-            raise NotImplementedError("rollout_buffer_class is not used: override `estimate` in a method file to change what is learned from")
+            raise NotImplementedError(
+                "rollout_buffer_class is not used: override `estimate` in a method file to change what is learned from"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +125,9 @@ class OnPolicy(Agent):
     def estimate(self, b: Batch) -> Batch:
         """``advantage`` and ``returns`` (the value target) of a rollout ``[T, N]``: GAE, and A + V."""
         valid = b.valid if "valid" in b else None
-        advantage = gae(b.reward, b.value, b.next_value, b.terminated, b.truncated, self.c.gamma, self.c.gae_lambda, valid)
+        advantage = gae(
+            b.reward, b.value, b.next_value, b.terminated, b.truncated, self.c.gamma, self.c.gae_lambda, valid
+        )
         return b.plus(advantage=advantage, returns=advantage + b.value)
 
     def rows(self, b: Batch) -> Batch:
@@ -311,15 +317,21 @@ class OnPolicy(Agent):
     def _build(self) -> None:
         kwargs = dict(self.policy_kwargs)
         optimizer_class = kwargs.pop("optimizer_class", self.optimizer_class)
-        optimizer_kwargs = kwargs.pop("optimizer_kwargs", self.optimizer_kwargs if optimizer_class is self.optimizer_class else {})
+        optimizer_kwargs = kwargs.pop(
+            "optimizer_kwargs", self.optimizer_kwargs if optimizer_class is self.optimizer_class else {}
+        )
         _check_policy_kwargs(type(self).__name__, kwargs)
         self.policy = self.make_policy(distribution_for(self.action_space), **kwargs).to(self.device)
         self.nets["policy"] = self.policy
         name = type(self).__name__
         if self.needs_kl and not self.policy.distribution.has_kl:
-            raise ValueError(f"{name} needs an exact KL, which {type(self.policy.distribution).__name__} does not have; use PPO or SPO with this policy")
+            raise ValueError(
+                f"{name} needs an exact KL, which {type(self.policy.distribution).__name__} does not have; use PPO or SPO with this policy"
+            )
         if self.needs_disjoint and not self.policy.disjoint:
-            raise ValueError(f"{name} needs actor and critic apart: set policy_kwargs=dict(share_features_extractor=False)")
+            raise ValueError(
+                f"{name} needs actor and critic apart: set policy_kwargs=dict(share_features_extractor=False)"
+            )
         self.make_parts(optimizer=optimizer_class, **optimizer_kwargs)
         self._check_sizes()
 
@@ -332,7 +344,9 @@ class OnPolicy(Agent):
         if size is None or rows is None:
             return
         if size > rows:
-            raise ValueError(f"{type(self).__name__}: batch_size={size} is larger than the rollout of n_steps * n_envs = {self.config.n_steps} * {n} = {rows}")
+            raise ValueError(
+                f"{type(self).__name__}: batch_size={size} is larger than the rollout of n_steps * n_envs = {self.config.n_steps} * {n} = {rows}"
+            )
         if rows % size:
             import warnings
 
@@ -372,7 +386,9 @@ def _check_policy_kwargs(owner: str, kwargs: dict[str, Any]) -> None:
             raise NotImplementedError(f"policy_kwargs[{name!r}] belongs to use_sde, which is not built")
     kwargs.pop("normalize_images", None)
     if unknown := set(kwargs) - _POLICY_KWARGS:
-        raise TypeError(f"{owner}: unknown policy_kwargs {sorted(unknown)}; known: {sorted(_POLICY_KWARGS | {'optimizer_class', 'optimizer_kwargs'})}")
+        raise TypeError(
+            f"{owner}: unknown policy_kwargs {sorted(unknown)}; known: {sorted(_POLICY_KWARGS | {'optimizer_class', 'optimizer_kwargs'})}"
+        )
 
 
 def _mean(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:

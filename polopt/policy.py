@@ -23,7 +23,9 @@ HostAct = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class Encoder(nn.Module):
     """Observations of a space -> flat float vectors, or the user's ``features_extractor_class`` of them."""
 
-    def __init__(self, space: Space, extractor: type[nn.Module] | None = None, kwargs: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, space: Space, extractor: type[nn.Module] | None = None, kwargs: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.space = space
         self.extractor = None if extractor is None else extractor(space, **(kwargs or {}))
@@ -76,12 +78,16 @@ class GaussianHead(nn.Module):
         dim = distribution.size // 2
         self.bounds = bounds
         self.linear = nn.Linear(size, dim)
-        self.log_std = nn.Linear(size, dim) if state_dependent else nn.Parameter(torch.full((dim,), float(log_std_init)))
+        self.log_std = (
+            nn.Linear(size, dim) if state_dependent else nn.Parameter(torch.full((dim,), float(log_std_init)))
+        )
         self.log_std_init = log_std_init
 
     def forward(self, x: Tensor) -> Tensor:
         mean = self.linear(x)
-        log_std = self.log_std(x).clamp(*self.bounds) if isinstance(self.log_std, nn.Linear) else self.log_std.expand_as(mean)
+        log_std = (
+            self.log_std(x).clamp(*self.bounds) if isinstance(self.log_std, nn.Linear) else self.log_std.expand_as(mean)
+        )
         return torch.cat([mean, log_std], -1)
 
     def host_act(self, distribution: Distribution) -> HostAct | None:
@@ -120,7 +126,9 @@ class MixtureHead(nn.Module):
 
         def act(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
             means = linear(x)
-            return distribution.act(np.concatenate([router(x), means, np.broadcast_to(log_std, means.shape)], -1), noise)
+            return distribution.act(
+                np.concatenate([router(x), means, np.broadcast_to(log_std, means.shape)], -1), noise
+            )
 
         return act
 
@@ -171,7 +179,11 @@ class ActorCritic(nn.Module):
         else:
             self.head = LinearHead(self.trunk.out_features, distribution)
         if critic:
-            self.critic_encoder = self.encoder if shared else Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
+            self.critic_encoder = (
+                self.encoder
+                if shared
+                else Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
+            )
             self.critic_trunk = MLP(self.encoder.size, arch["vf"], activation=activation_fn)
             self.critic_head = nn.Linear(self.critic_trunk.out_features, 1)
         else:
@@ -212,12 +224,19 @@ class ActorCritic(nn.Module):
         if self.critic_head is None:
             return []
         mine = {id(p) for p in self.actor_parameters()}
-        return [p for m in (self.critic_encoder, self.critic_trunk, self.critic_head) for p in m.parameters() if id(p) not in mine]
+        return [
+            p
+            for m in (self.critic_encoder, self.critic_trunk, self.critic_head)
+            for p in m.parameters()
+            if id(p) not in mine
+        ]
 
     @property
     def disjoint(self) -> bool:
         """Whether actor and critic share no parameter."""
-        return self.critic_head is None or self.critic_encoder.extractor is None or self.critic_encoder is not self.encoder
+        return (
+            self.critic_head is None or self.critic_encoder.extractor is None or self.critic_encoder is not self.encoder
+        )
 
     def host_act(self) -> HostAct | None:
         """``(obs [N, ...] float32, noise) -> action`` in NumPy, over views of the weights, until the next update; None
@@ -249,13 +268,19 @@ class ActorCritic(nn.Module):
         """Values ``[B]``, log-probabilities ``[B]`` and entropies ``[B]`` of given actions (stable-baselines3's order)."""
         params, values = self.both(obs)
         d = self.distribution
-        return values, d.log_prob(params, actions.reshape(len(actions), -1) if isinstance(d, DiagGaussian) else actions), d.entropy(params)
+        return (
+            values,
+            d.log_prob(params, actions.reshape(len(actions), -1) if isinstance(d, DiagGaussian) else actions),
+            d.entropy(params),
+        )
 
     def predict_values(self, obs: Any) -> Tensor:
         """V(obs) as stable-baselines3 shapes it, ``[B, 1]``."""
         return self.value(obs).unsqueeze(-1)
 
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> tuple[np.ndarray, Any]:
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
         """Actions for NumPy observations, single or batched: ``(action, state)``. Actions lie in the action space."""
         obs, batched = self.obs_to_tensor(observation)
         with torch.no_grad():
@@ -277,8 +302,10 @@ def to_tensor(space: Space, observation: Any, device: torch.device | str) -> tup
         return {k: x for k, (x, _) in parts.items()}, any(batched for _, batched in parts.values())
     x = np.asarray(observation)
     shape = space.shape or ()
-    if x.shape != shape and x.shape[1:] != shape or x.ndim - len(shape) not in (0, 1):
-        raise ValueError(f"an observation of shape {x.shape} does not fit {space}: expected {shape} or (n, {', '.join(map(str, shape))})")
+    if (x.shape != shape and x.shape[1:] != shape) or x.ndim - len(shape) not in (0, 1):
+        raise ValueError(
+            f"an observation of shape {x.shape} does not fit {space}: expected {shape} or (n, {', '.join(map(str, shape))})"
+        )
     batched = x.ndim == len(shape) + 1
     dtype = torch.float32 if np.issubdtype(x.dtype, np.floating) else None
     return torch.as_tensor(x if batched else x[None], dtype=dtype, device=device), batched
@@ -307,5 +334,3 @@ def _preprocess(space: Space, obs: Any) -> Any:
 def gaussian_std(params: Tensor) -> Tensor:
     """Mean standard deviation of Gaussian parameters, for the log."""
     return params[..., params.shape[-1] // 2 :].exp().mean()
-
-

@@ -84,7 +84,9 @@ def rollout(env: Env, actor: Actor, obs: Obs, horizon: int, on_step: OnStep | No
         if answer.valid is not None:
             rows["valid"][t] = answer.valid
         done = t + 1
-        keep_on = on_step is None or on_step(tree_map(lambda x, t=t: x[t], rows["obs"]), rows["action"][t], env_action, answer)
+        keep_on = on_step is None or on_step(
+            tree_map(lambda x, t=t: x[t], rows["obs"]), rows["action"][t], env_action, answer
+        )
         obs = answer.obs
         if not keep_on:
             break

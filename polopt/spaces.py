@@ -25,7 +25,9 @@ def check_observation_space(space: Space) -> None:
     for name, leaf in leaves:
         where = f"observation space {space}" + (f", entry {name!r}" if name else "")
         if not isinstance(leaf, SIMPLE):
-            raise ValueError(f"{where}: {type(leaf).__name__} is not supported; Box, Discrete, MultiDiscrete, MultiBinary and a Dict of these are")
+            raise ValueError(
+                f"{where}: {type(leaf).__name__} is not supported; Box, Discrete, MultiDiscrete, MultiBinary and a Dict of these are"
+            )
         if isinstance(leaf, spaces.Discrete) and leaf.start != 0:
             raise ValueError(f"{where}: Discrete(start={leaf.start}) is not supported; let it start at 0")
         if isinstance(leaf, spaces.MultiDiscrete) and leaf.nvec.ndim != 1:
@@ -38,7 +40,9 @@ def check_action_space(space: Space, allowed: tuple[type, ...], who: str) -> Non
     if not isinstance(space, allowed):
         raise ValueError(f"{who} does not support the action space {space}; it supports {names}")
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise ValueError(f"{who} needs an action space with finite bounds, not {space}: rescale it with gymnasium.wrappers.RescaleAction or give the bounds")
+        raise ValueError(
+            f"{who} needs an action space with finite bounds, not {space}: rescale it with gymnasium.wrappers.RescaleAction or give the bounds"
+        )
     if isinstance(space, spaces.Discrete) and space.start != 0:
         raise ValueError(f"{who}: Discrete(start={space.start}) is not supported; let it start at 0")
 
@@ -102,7 +106,10 @@ def from_json(data: dict[str, Any]) -> Space:
         return spaces.Dict({k: from_json(s) for k, s in data["spaces"].items()})
     if kind == "Box":
         shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"]).type
-        low, high = (np.broadcast_to(np.array([float(v) for v in data[k]]).reshape(shape if len(data[k]) > 1 else 1), shape) for k in ("low", "high"))
+        low, high = (
+            np.broadcast_to(np.array([float(v) for v in data[k]]).reshape(shape if len(data[k]) > 1 else 1), shape)
+            for k in ("low", "high")
+        )
         return spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype)
     if kind == "Discrete":
         return spaces.Discrete(data["n"])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from polopt.agents.on_policy.ppo import surrogate
 
 import polopt
-from polopt.agents.on_policy.ppo import surrogate
 from polopt.on_policy import clipped_value_error
 from polopt.rollout import rollout
 

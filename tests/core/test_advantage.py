@@ -86,8 +86,8 @@ def test_a_fake_row_is_as_if_it_were_not_there():
 
 
 def test_equals_stable_baselines3():
-    from stable_baselines3.common.buffers import RolloutBuffer
     from gymnasium import spaces
+    from stable_baselines3.common.buffers import RolloutBuffer
 
     r, v, nv, terminated, _ = rollout(3, T=20, N=4, dtype=torch.float32)
     never = torch.zeros_like(terminated)

@@ -30,7 +30,7 @@ def torch_twin(d, p):
 
 SIMPLE = [DiagGaussian(3), Categorical(5), Bernoulli(4)]
 ALL = [*SIMPLE, SquashedGaussian(3), MultiCategorical([2, 3, 4])]
-ids = lambda d: type(d).__name__  # noqa: E731
+ids = lambda d: type(d).__name__
 
 
 @pytest.mark.parametrize("d", [*SIMPLE, SquashedGaussian(3)], ids=ids)
@@ -58,7 +58,7 @@ def test_multicategorical_is_the_sum_of_its_parts():
     for got, each in (
         (
             d.log_prob(p, action),
-            [c.log_prob(p[:, a:b], action[:, i]) for i, (c, (a, b)) in enumerate(zip(parts, cuts))],
+            [c.log_prob(p[:, a:b], action[:, i]) for i, (c, (a, b)) in enumerate(zip(parts, cuts, strict=True))],
         ),
         (d.entropy(p), [c.entropy(p[:, a:b]) for c, (a, b) in zip(parts, cuts)]),
         (d.kl(p, q), [c.kl(p[:, a:b], q[:, a:b]) for c, (a, b) in zip(parts, cuts)]),

@@ -62,9 +62,8 @@ def test_torch_and_numpy_moments_agree():
 
 
 def test_equals_stable_baselines3_step_by_step():
-    from stable_baselines3.common.vec_env import VecNormalize
-
     from polopt.envs import to_sb3
+    from stable_baselines3.common.vec_env import VecNormalize
 
     theirs = VecNormalize(to_sb3(Drift()), gamma=0.9, clip_obs=3.0, clip_reward=2.0)
     ours = Normalize(Drift(), gamma=0.9, clip_obs=3.0, clip_reward=2.0)
