@@ -19,14 +19,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .batch import Batch, tree_map
 from .config import hyper
 from .distributions import Distribution
 from .networks import flat
-from .on_policy import OnPolicyConfig
+from .on_policy import OnPolicy, OnPolicyConfig
 from .part import Part
 from .schedule import Schedule
 
-__all__ = ["NaturalConfig", "Search", "backtrack", "conjugate_gradient", "fisher_vector_product", "longest_step"]
+__all__ = [
+    "NaturalConfig",
+    "Search",
+    "backtrack",
+    "conjugate_gradient",
+    "fisher_vector_product",
+    "longest_step",
+    "natural_gradient",
+]
 
 Product = Callable[[Tensor], Tensor]
 """A symmetric positive semi-definite matrix, as what it makes of a vector."""
@@ -87,6 +96,16 @@ def conjugate_gradient(product: Product, b: Tensor, iterations: int, tolerance: 
         p = r + torch.where(going, new / rr, 0.0) * p
         rr = new
     return x
+
+
+def natural_gradient(agent: OnPolicy, b: Batch) -> tuple[Tensor, Tensor]:
+    """x = (F + ζI)⁻¹ g, g the gradient of ``-agent.policy_loss``, and (F + ζI) x; by the agent's :class:`NaturalConfig`."""
+    c, policy, part = agent.c, agent.policy, agent.parts["policy"]
+    g = -flat(part.gradient(agent.policy_loss(agent.evaluate(b))))
+    params = policy(tree_map(lambda o: o[:: c.sub_sampling_factor], b.obs))
+    F = fisher_vector_product(policy.distribution, params, part, c.cg_damping)
+    x = conjugate_gradient(F, g, c.cg_max_steps)
+    return x, F(x)
 
 
 def longest_step(direction: Tensor, product: Tensor, delta: float | Tensor) -> Tensor:

@@ -89,17 +89,17 @@ class Ant(MujocoEnv):
     def _locate(self) -> np.ndarray:
         return self._place.copy()
 
-    def _evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[Any, Any]:
         low, high = self.healthy_z_range
-        z = self.qpos[:, 2]
-        healthy = np.isfinite(self.joints).all(-1) & (low <= z) & (z <= high)
+        z, finite = self._each(self.qpos[:, 2]), self._each(np.isfinite(self.joints).all(-1))
+        healthy = (low <= z) & (z <= high) & finite
         self._velocity = (self._place - before) / self.dt
-        self._forward = self._velocity[:, 0] * self.forward_reward_weight
+        self._progress = self._each(self._velocity[:, 0]) * self.forward_reward_weight
         self._survive = healthy * self.healthy_reward
-        self._ctrl_cost = self.ctrl_cost_weight * np.square(action).sum(-1)
-        self._contact_cost = self.contact_cost_weight * np.square(self._forces).sum(-1)
-        terminated = ~healthy if self.terminate_when_unhealthy else np.zeros(self.num_envs, bool)
-        return self._forward + self._survive - (self._ctrl_cost + self._contact_cost), terminated
+        self._ctrl_cost = self._cost(self.ctrl_cost_weight, action)
+        self._contact_cost = self._cost(self.contact_cost_weight, self._forces)
+        terminated = (healthy ^ True) & self.terminate_when_unhealthy
+        return self._progress + self._survive - (self._ctrl_cost + self._contact_cost), terminated
 
     def _reset_info(self) -> dict[str, Any]:
         return {
@@ -113,7 +113,7 @@ class Ant(MujocoEnv):
             **self._reset_info(),
             "x_velocity": self._velocity[:, 0],
             "y_velocity": self._velocity[:, 1],
-            "reward_forward": self._forward,
+            "reward_forward": self._progress,
             "reward_ctrl": -self._ctrl_cost,
             "reward_contact": -self._contact_cost,
             "reward_survive": self._survive,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -22,6 +22,7 @@ __all__ = ["MujocoEnv", "Options", "length"]
 
 _FATAL = slice(mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADCTRL + 1)
 _SYMPTOMS = ("position", "velocity", "acceleration", "control")
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
 
 
@@ -138,16 +139,22 @@ class MujocoEnv(HostEnv):
         self._parameters: dict[str, np.ndarray] = {}
         self._batch.reset(stage=_NONE)
         self._default = self._batch.state[0].copy()
+        # One world whose contact forces are needed runs on an MjData of its own, which spares fetching it after each step.
+        self._alone = contact_forces and num_envs == 1
+        self._data = mujoco.MjData(self.model)
+        self._models = [self.model] * num_envs
         self.qpos, self.qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         first = (self.qpos.ctypes.data - self._batch.state.ctypes.data) // self.qpos.itemsize
         self.joints = self._batch.state[:, first : first + self.model.nq + self.model.nv]
-        self._fatal = self._batch.warning[:, _FATAL, 1]
-        self._data = mujoco.MjData(self.model)
-        self._models = [self.model] * num_envs
-        if contact_forces:
-            self.cfrc_ext = self._derived["cfrc_ext"] = np.zeros((num_envs, self.model.nbody, 6))
+        if self._alone:
+            self._fatal = self._data.warning.number[None, _FATAL]
+            self.cfrc_ext = self._derived["cfrc_ext"] = self._data.cfrc_ext[None]
+        else:
+            self._fatal = self._batch.warning[:, _FATAL, 1]
+            if contact_forces:
+                self.cfrc_ext = self._derived["cfrc_ext"] = np.zeros((num_envs, self.model.nbody, 6))
         self._contact_forces = contact_forces
-        self.init_qpos, self.init_qvel = self._data.qpos.copy(), self._data.qvel.copy()
+        self.init_qpos, self.init_qvel = self.qpos[0].copy(), self.qvel[0].copy()
 
         if camera_id is None and (camera_name is not None or default_camera_config is None):
             camera_id = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_CAMERA, camera_name or "track")
@@ -186,8 +193,11 @@ class MujocoEnv(HostEnv):
         """What :meth:`_evaluate` must know of the worlds as they were before the step (a copy)."""
 
     @abstractmethod
-    def _evaluate(self, action: np.ndarray, before: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Reward ``[N]`` float and terminated ``[N]`` bool of the step just made; ``before`` is :meth:`_locate`'s."""
+    def _evaluate(self, action: np.ndarray, before: Any) -> tuple[Any, Any]:
+        """Reward ``[N]`` float and terminated ``[N]`` bool of the step just made; ``before`` is :meth:`_locate`'s.
+
+        Where N is 1, numbers will do.
+        """
 
     def _reset_info(self) -> dict[str, Any]:
         """Gymnasium's info of a reset, ``[N, ...]`` each; may be views of live arrays."""
@@ -199,8 +209,16 @@ class MujocoEnv(HostEnv):
 
     def _bind(self, name: str) -> np.ndarray:
         """The live, read-only array ``[N, ...]`` of ``MjData``'s derived field ``name``."""
-        self._derived[name] = self._batch.bind(name)
+        self._derived[name] = getattr(self._data, name)[None] if self._alone else self._batch.bind(name)
         return self._derived[name]
+
+    def _each(self, values: np.ndarray) -> Any:
+        """The array ``[N]`` itself, or its number where N is 1: Python's arithmetic gives the same bits, and sooner."""
+        return values.item() if self.num_envs == 1 else values
+
+    def _cost(self, weight: float, vectors: np.ndarray) -> Any:
+        """``weight`` times the squared lengths of ``[N, k]``, as :meth:`_each`."""
+        return self._each(weight * np.add.reduce(np.square(vectors), -1))
 
     def _parameter(self, name: str) -> np.ndarray:
         """The model's field ``name``: ``[N, ...]`` where :meth:`set_parameter` gave it, else shared by all worlds."""
@@ -216,7 +234,7 @@ class MujocoEnv(HostEnv):
         ``load_state_dict``.
         """
         if self._info is None:
-            self._info = {name: np.array(value) for name, value in self._step_info().items()}
+            self._info = {name: np.array(value, ndmin=1) for name, value in self._step_info().items()}
         return self._info
 
     def _reset(self, seed: int | None) -> np.ndarray:
@@ -225,7 +243,8 @@ class MujocoEnv(HostEnv):
         if seed is not None or not self._rngs:
             seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
             self._rngs = [seeding.np_random(s)[0] for s in seeds]
-        self._batch.reset(stage=_NONE)  # which also forgets divergences
+        self._batch.reset(stage=_NONE)
+        mujoco.mj_resetData(self._models[0], self._data)  # both also forget divergences
         self._restart(np.arange(self.num_envs))
         self._info = {name: np.array(value) for name, value in self._reset_info().items()}
         return self._observe()
@@ -235,7 +254,7 @@ class MujocoEnv(HostEnv):
         self._batch.state[worlds] = self._default
         for i in worlds:
             self.qpos[i], self.qvel[i] = self._draw(self._rngs[i])
-        self._batch.forward(worlds)
+        self._forward(worlds)
         if self._contact_forces:
             self.cfrc_ext[worlds] = 0.0
 
@@ -264,13 +283,14 @@ class MujocoEnv(HostEnv):
         self._info = None
         obs = next_obs = self._observe()
         reward, terminated = self._evaluate(action, before)
+        terminated = np.array(terminated, ndmin=1)
         truncated = self._episode_length >= self._last_step
         done = terminated | truncated
         if np.count_nonzero(done):
             _ = self.info  # of the successors, which the restart overwrites
             self._restart(np.flatnonzero(done))
             obs = np.where(done[:, None], self._observe(), next_obs)
-        return Step(obs, reward.astype(self._float, copy=False), terminated, truncated, next_obs)
+        return Step(obs, np.array(reward, self._float, ndmin=1), terminated, truncated, next_obs)
 
     def _advance(self) -> None:
         """The physics of one step, in all worlds.
@@ -279,9 +299,14 @@ class MujocoEnv(HostEnv):
             EnvError: it failed or diverged in some world. (MuJoCo itself resets a diverged world and goes on.)
         """
         try:
-            self._batch.step(None, self.frame_skip)
+            if self._alone:
+                self._run_alone(mujoco.mj_step, self.frame_skip)
+            else:
+                self._batch.step(None, self.frame_skip)
         except SimulationError as error:
             raise EnvError(f"{self.id or type(self).__name__}, world {error.ids[0]}: {error}") from error
+        except mujoco.FatalError as error:
+            raise EnvError(f"{self.id or type(self).__name__}, world 0: {error}") from error
         if np.count_nonzero(self._fatal):
             world, kind = np.argwhere(self._fatal)[0]
             raise EnvError(
@@ -289,7 +314,9 @@ class MujocoEnv(HostEnv):
                 f"{self._episode_length[world] + 1} of the episode (a NaN, infinite or huge {_SYMPTOMS[kind]}); "
                 f"its action was {self._ctrl[world].tolist()}"
             )
-        if self._contact_forces:
+        if self._alone:
+            mujoco.mj_rnePostConstraint(self._models[0], self._data)
+        elif self._contact_forces:
             # Batch evaluates forces at the integrator's first stage, Gymnasium after its last one: the whole MjData
             # of a world is fetched, and the evaluation repeated on it.
             data, forces = self._data, self._data.cfrc_ext
@@ -297,6 +324,20 @@ class MujocoEnv(HostEnv):
                 self._batch.get_data(i, data)
                 mujoco.mj_rnePostConstraint(model, data)
                 self.cfrc_ext[i] = forces
+
+    def _forward(self, worlds: np.ndarray) -> None:
+        """Evaluate the dynamics of ``worlds`` at their states."""
+        if self._alone:
+            self._run_alone(mujoco.mj_forward)
+        else:
+            self._batch.forward(worlds)
+
+    def _run_alone(self, function: Callable[..., None], *args: int) -> None:
+        """What Batch does for one world: its row of the state into an MjData, ``function``, and the row back."""
+        model, data, row = self._models[0], self._data, self._batch.state[0]
+        mujoco.mj_setState(model, data, row, _STATE)
+        function(model, data, *args)
+        mujoco.mj_getState(model, data, row, _STATE)
 
     # State.
 
@@ -315,7 +356,7 @@ class MujocoEnv(HostEnv):
             if value.shape != live.shape:
                 raise ValueError(f"{name} has shape {value.shape}: must be {live.shape}")
         self.qpos[:], self.qvel[:] = qpos, qvel
-        self._batch.forward()
+        self._forward(np.arange(self.num_envs))
         self._info = {}
         return self._observe()
 
@@ -400,7 +441,7 @@ class MujocoEnv(HostEnv):
             raise IndexError(f"index={index}: must be in [0, {self.num_envs})")
         width, height = width or self._picture[0], height or self._picture[1]
         model = self._batch.get_model(index) if self._parameters else self.model
-        renderer, data = self._renderer, self._batch.get_data(index, self._data)
+        renderer, data = self._renderer, self._batch.get_data(index)
         mujoco.mj_forward(model, data)
         if renderer is None or (renderer.width, renderer.height) != (width, height) or renderer.model is not model:
             self._close_renderer()

@@ -63,9 +63,12 @@ class _Body(MujocoEnv):
     def _observe(self) -> np.ndarray:
         return np.concatenate(self._parts, axis=1, dtype=self._float)
 
-    def _impact(self, weight: float, low: float, high: float) -> np.ndarray:
-        """The weighted, clipped square of the contact forces ``[N]``."""
-        return np.minimum(np.maximum(weight * np.square(self._forces).sum(-1), low), high)
+    def _impact(self, weight: float, low: float, high: float) -> Any:
+        """The weighted, clipped square of the contact forces, as :meth:`_each`."""
+        cost = self._cost(weight, self._forces)
+        if self.num_envs == 1:
+            return min(max(cost, low), high)
+        return np.minimum(np.maximum(cost, low), high)
 
 
 class Humanoid(_Body):
@@ -126,17 +129,17 @@ class Humanoid(_Body):
         moment = np.einsum("...b,...bj->...j", self._mass, self._centers)
         return moment[:, :2] / self._total_mass
 
-    def _evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[Any, Any]:
         low, high = self.healthy_z_range
-        z = self.qpos[:, 2]
+        z = self._each(self.qpos[:, 2])
         healthy = (low < z) & (z < high)
         self._velocity = (self._locate() - before) / self.dt
-        self._forward = self.forward_reward_weight * self._velocity[:, 0]
+        self._progress = self.forward_reward_weight * self._each(self._velocity[:, 0])
         self._survive = healthy * self.healthy_reward
-        self._ctrl_cost = self.ctrl_cost_weight * np.square(self._ctrl).sum(-1)
+        self._ctrl_cost = self._cost(self.ctrl_cost_weight, self._ctrl)
         self._contact_cost = self._impact(self.contact_cost_weight, *self.contact_cost_range)
-        terminated = ~healthy if self.terminate_when_unhealthy else np.zeros(self.num_envs, bool)
-        return self._forward + self._survive - (self._ctrl_cost + self._contact_cost), terminated
+        terminated = (healthy ^ True) & self.terminate_when_unhealthy
+        return self._progress + self._survive - (self._ctrl_cost + self._contact_cost), terminated
 
     def _reset_info(self) -> dict[str, Any]:
         return {
@@ -153,7 +156,7 @@ class Humanoid(_Body):
             "x_velocity": self._velocity[:, 0],
             "y_velocity": self._velocity[:, 1],
             "reward_survive": self._survive,
-            "reward_forward": self._forward,
+            "reward_forward": self._progress,
             "reward_ctrl": -self._ctrl_cost,
             "reward_contact": -self._contact_cost,
         }
@@ -207,9 +210,9 @@ class HumanoidStandup(_Body):
             **options,
         )
 
-    def _evaluate(self, action: np.ndarray, before: None) -> tuple[np.ndarray, np.ndarray]:
-        self._height_reward = self.qpos[:, 2] / self.model.opt.timestep
-        self._ctrl_cost = self.ctrl_cost_weight * np.square(self._ctrl).sum(-1)
+    def _evaluate(self, action: np.ndarray, before: None) -> tuple[Any, Any]:
+        self._height_reward = self._each(self.qpos[:, 2]) / self.model.opt.timestep
+        self._ctrl_cost = self._cost(self.ctrl_cost_weight, self._ctrl)
         self._impact_cost = self._impact(self.impact_cost_weight, *self.impact_cost_range)
         reward = self._height_reward - self._ctrl_cost - self._impact_cost + 1
         return reward, np.zeros(self.num_envs, bool)

@@ -49,14 +49,14 @@ class _Runner(MujocoEnv):
     def _observe(self) -> np.ndarray:
         return self._seen.astype(self._float)
 
-    def _locate(self) -> np.ndarray:
-        return self.qpos[:, 0].copy()
+    def _locate(self) -> Any:
+        return self._each(self.qpos[:, 0].copy())
 
-    def _evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self._velocity = (self.qpos[:, 0] - before) / self.dt
-        self._forward = self.forward_reward_weight * self._velocity
-        self._ctrl_cost = self.ctrl_cost_weight * np.square(action).sum(-1)
-        return self._forward - self._ctrl_cost, np.zeros(self.num_envs, bool)
+    def _evaluate(self, action: np.ndarray, before: Any) -> tuple[Any, Any]:
+        self._velocity = (self._each(self.qpos[:, 0]) - before) / self.dt
+        self._progress = self.forward_reward_weight * self._velocity
+        self._ctrl_cost = self._cost(self.ctrl_cost_weight, action)
+        return self._progress - self._ctrl_cost, np.zeros(self.num_envs, bool)
 
     def _reset_info(self) -> dict[str, Any]:
         return {"x_position": self.qpos[:, 0]}
@@ -65,7 +65,7 @@ class _Runner(MujocoEnv):
         return {
             **self._reset_info(),
             "x_velocity": self._velocity,
-            "reward_forward": self._forward,
+            "reward_forward": self._progress,
             "reward_ctrl": -self._ctrl_cost,
         }
 
@@ -149,8 +149,8 @@ class Swimmer(_Runner):
     def _locate(self) -> np.ndarray:
         return self.qpos[:, :2].copy()
 
-    def _evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        result = super()._evaluate(action, before[:, 0])
+    def _evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[Any, Any]:
+        result = super()._evaluate(action, self._each(before[:, 0]))
         self._sideways = (self.qpos[:, 1] - before[:, 1]) / self.dt
         return result
 
@@ -199,11 +199,6 @@ class _Legged(_Runner):
             **options,
         )
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        self._low, self._high = self._bounds()
-        self._pose = self.joints[:, 1 : 1 + len(self._low)]
-
     def _observe(self) -> np.ndarray:
         obs = super()._observe()
         velocity = obs[:, -self.model.nv :]
@@ -211,18 +206,19 @@ class _Legged(_Runner):
         np.maximum(velocity, -10.0, out=velocity)
         return obs
 
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Between which values height, angle and what follows them in qpos and qvel are healthy."""
-        return np.array((self.healthy_z_range, self.healthy_angle_range)).T
-
-    def _evaluate(self, action: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        healthy = np.logical_and.reduce((self._low < self._pose) & (self._pose < self._high), -1)
-        self._velocity = (self.qpos[:, 0] - before) / self.dt
-        self._forward = self.forward_reward_weight * self._velocity
+    def _evaluate(self, action: np.ndarray, before: Any) -> tuple[Any, Any]:
+        healthy = self._is_healthy(self._each(self.qpos[:, 1]), self._each(self.qpos[:, 2]), self.joints[:, 2:])
+        self._velocity = (self._each(self.qpos[:, 0]) - before) / self.dt
+        self._progress = self.forward_reward_weight * self._velocity
         self._survive = healthy * self.healthy_reward
-        self._ctrl_cost = self.ctrl_cost_weight * np.square(action).sum(-1)
-        terminated = ~healthy if self.terminate_when_unhealthy else np.zeros(self.num_envs, bool)
-        return self._forward + self._survive - self._ctrl_cost, terminated
+        self._ctrl_cost = self._cost(self.ctrl_cost_weight, action)
+        terminated = (healthy ^ True) & self.terminate_when_unhealthy
+        return self._progress + self._survive - self._ctrl_cost, terminated
+
+    def _is_healthy(self, z: Any, angle: Any, rest: Any) -> Any:
+        """From height and angle (numbers, arrays or tensors) and all of qpos and qvel after the height, ``[..., k]``."""
+        (low, high), (left, right) = self.healthy_z_range, self.healthy_angle_range
+        return (low < z) & (z < high) & (left < angle) & (angle < right)
 
     def _reset_info(self) -> dict[str, Any]:
         return {"x_position": self.qpos[:, 0], "z_distance_from_origin": self.qpos[:, 1] - self.init_qpos[1]}
@@ -232,18 +228,16 @@ class _Legged(_Runner):
 
     def reward(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
         progress = super().reward(obs, action, next_obs)
-        return progress + self.healthy_reward * self._is_healthy(next_obs)
+        return progress + self.healthy_reward * self._is_healthy(*self._pose(next_obs))
 
     def terminated(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
         if not self.terminate_when_unhealthy:
             return super().terminated(obs, action, next_obs)
-        return ~self._is_healthy(next_obs)
+        return ~self._is_healthy(*self._pose(next_obs))
 
-    def _is_healthy(self, obs: torch.Tensor) -> torch.Tensor:
-        low, high = torch.from_numpy(self._low).to(obs), torch.from_numpy(self._high).to(obs)
-        first = 1 - self._hidden
-        pose = obs[..., first : first + len(low)]
-        return ((low < pose) & (pose < high)).all(-1)
+    def _pose(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        z = 1 - self._hidden
+        return obs[..., z], obs[..., z + 1], obs[..., z + 1 :]
 
 
 class Hopper(_Legged):
@@ -289,11 +283,10 @@ class Hopper(_Legged):
             **options,
         )
 
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        low, high = np.tile(np.array(self.healthy_state_range, float), (self.joints.shape[1] - 1, 1)).T
-        low[0], high[0] = self.healthy_z_range  # the state's range starts below the height
-        low[1], high[1] = max(low[1], self.healthy_angle_range[0]), min(high[1], self.healthy_angle_range[1])
-        return low, high
+    def _is_healthy(self, z: Any, angle: Any, rest: Any) -> Any:
+        low, high = self.healthy_state_range
+        inside = ((low < rest) & (rest < high)).all(-1)
+        return super()._is_healthy(z, angle, rest) & (self._each(inside) if isinstance(inside, np.ndarray) else inside)
 
 
 class Walker2d(_Legged):

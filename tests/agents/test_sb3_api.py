@@ -308,6 +308,7 @@ def test_stable_baselines3_is_not_imported_to_predict(tmp_path):
     import subprocess
 
     make().learn(64).save(tmp_path / "m")
-    code = f"import sys, polopt, numpy as np; polopt.PPO.load({str(tmp_path / 'm')!r}).predict(np.zeros(4)); print('stable_baselines3' in sys.modules)"
+    code = "import sys, polopt; import numpy as np; "
+    code += f"polopt.PPO.load({str(tmp_path / 'm')!r}).predict(np.zeros(4)); print('stable_baselines3' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"

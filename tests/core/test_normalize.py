@@ -10,7 +10,7 @@ from polopt.normalize import Normalize, RunningMoments
 class Drift(HostEnv):
     """Observations of unlike scales, rewards of growing size, and episodes of 7 steps; no reaction to actions."""
 
-    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)  # SB3 takes a batch's moments in its own dtype
     action_space = spaces.Box(-1, 1, (1,), np.float32)
 
     def __init__(self, num_envs=2, seed=0):
@@ -18,7 +18,7 @@ class Drift(HostEnv):
         self.rng, self.t = np.random.default_rng(seed), 0
 
     def _draw(self):
-        return (self.rng.normal(size=(self.num_envs, 3)) * [1, 100, 0.01] + [0, 1000, -5]).astype(np.float32)
+        return self.rng.normal(size=(self.num_envs, 3)) * [1, 100, 0.01] + [0, 1000, -5]
 
     def _reset(self, seed):
         self.t = 0
