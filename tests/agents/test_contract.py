@@ -19,7 +19,7 @@ def small(name, env=None, **kwargs):
     """A tiny model of this algorithm, whatever of these hyperparameters it has."""
     cls = getattr(polopt, name)
     known = set(inspect.signature(cls).parameters)
-    wanted = dict(n_steps=32, batch_size=16, n_epochs=2, num_envs=2, learning_starts=8, buffer_size=1000)
+    wanted = dict(n_steps=32, batch_size=16, n_epochs=2, num_envs=2, learning_starts=8, buffer_size=1000, tail="zero")
     kwargs = {k: v for k, v in wanted.items() if k in known} | dict(seed=0, policy_kwargs=dict(net_arch=[8])) | kwargs
     return cls("MlpPolicy", env or env_of(cls), **kwargs)
 

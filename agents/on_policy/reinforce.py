@@ -1,0 +1,101 @@
+"""REINFORCE: the score-function gradient with Monte Carlo returns.
+
+Williams, Simple statistical gradient-following algorithms for connectionist reinforcement learning, 1992; the form with
+returns as in Lehmann, The Definitive Guide to Policy Gradients in Deep Reinforcement Learning, 2024, arXiv 2401.13662.
+
+    ∇J(θ) = E[ Σ_t γ^t ∇ log π_θ(a_t|s_t) (G_t - b(s_t)) ]                      (policy gradient with baseline)
+    G_t   = Σ_{k>=t} γ^{k-t} r_k, to the end of the episode
+
+One step on the whole rollout, whose data is used once. The factor γ^t is left out unless asked for, as is usual.
+
+Differs from A2C in bootstrapping nowhere: without a value at hand, the steps of an episode that the rollout's end cuts
+off have no return, and are not learned from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polopt.advantage import gae
+from polopt.batch import Batch
+from polopt.config import hyper
+from polopt.distributions import Distribution
+from polopt.on_policy import OnPolicy, OnPolicyConfig
+from polopt.policy import ActorCritic
+
+__all__ = ["REINFORCE", "elapsed", "finished", "score_loss"]
+
+
+def score_loss(log_prob: Tensor, weight: Tensor) -> Tensor:
+    """-mean(log π(a|s) w): its gradient is the negated policy gradient where w estimates the advantage."""
+    return -(log_prob * weight).mean()
+
+
+def finished(done: Tensor) -> Tensor:
+    """Whether each step's episode ends within the rollout, ``[T, N]`` bool."""
+    return done.flip(0).int().cummax(0).values.flip(0).bool()
+
+
+def elapsed(done: Tensor) -> Tensor:
+    """t, steps since the episode began, ``[T, N]`` int64; counted from the rollout's start for one already running."""
+    index = torch.arange(len(done), device=done.device).unsqueeze(1)
+    started = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
+    return index - (index * started).cummax(0).values
+
+
+class REINFORCE(OnPolicy):
+    """Monte Carlo policy gradient; with a batch-mean baseline, a learned one, or none."""
+
+    policy_loss_name = "policy_loss"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(OnPolicyConfig):
+        normalize_advantage: bool = hyper(False, doc="standardise G - b over the batch")
+        baseline: str = hyper("mean", "none|mean|value", "b: 0, the batch's mean return, or a learned V(s)")
+        tail: str = hyper("complete", "complete|zero", "steps without an end: left out, or as if 0 followed")
+        discount_states: bool = hyper(
+            False, doc="weight each step by γ^t, as the gradient of the discounted return has it"
+        )
+        ent_coef: float = hyper(0.0, "(-inf, inf)", "c_e, weight of the entropy bonus")
+        vf_coef: float = hyper(0.5, "[0, inf)", "c_v, weight of the value loss of baseline='value'")
+
+    def make_policy(self, distribution: Distribution, **kwargs: object) -> ActorCritic:
+        longest = self.env.max_episode_steps if self.env is not None else None
+        if self.config.tail == "complete" and longest is not None and self.config.n_steps < longest:
+            raise ValueError(
+                f"REINFORCE: n_steps={self.config.n_steps} is less than the {longest} steps of a whole episode; raise it, "
+                "or set tail='zero' to learn from unfinished episodes too"
+            )
+        return super().make_policy(distribution, critic=self.config.baseline == "value", **kwargs)
+
+    def estimate(self, b: Batch) -> Batch:
+        done, zero = b.terminated | b.truncated, torch.zeros_like(b.reward)
+        valid = b.valid if "valid" in b else torch.ones_like(done)
+        returns = gae(b.reward, zero, zero, b.terminated, b.truncated, self.c.gamma, 1.0, valid)
+        kept = valid & finished(done) if self.c.tail == "complete" else valid
+        baseline = {"none": lambda: zero, "mean": lambda: returns[kept].mean(), "value": lambda: b.value}[
+            self.c.baseline
+        ]()
+        weight = self.c.gamma ** elapsed(done) if self.c.discount_states else 1.0
+        return b.plus(advantage=weight * (returns - baseline), returns=returns, valid=kept)
+
+    def rows(self, b: Batch) -> Batch:
+        b = super().rows(b)
+        if len(b) == 0:
+            raise ValueError(
+                f"REINFORCE: no episode ended within n_steps={self.c.n_steps}; raise it, or set tail='zero'"
+            )
+        return b
+
+    def policy_loss(self, b: Batch) -> Tensor:
+        return score_loss(b.new_log_prob, b.advantage)
+
+    def table(self):
+        return [("policy", self.loss if self.c.baseline == "value" else self.actor_loss)]
+
+    def improve(self, b: Batch) -> dict[str, Tensor]:
+        self._n_updates += 1
+        return self.minibatch_step(b)

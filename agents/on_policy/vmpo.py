@@ -1,0 +1,116 @@
+"""V-MPO: On-Policy Maximum a Posteriori Policy Optimization.
+
+Song, Abdolmaleki, Springenberg, Clark, Soyer, Rae, Noury, Ahuja, Liu, Tirumala, Heess, Belov, Riedmiller, Botvinick,
+2020, arXiv 1909.12238 (section 4; the numbers here are ours).
+
+The half D~ of the batch with the largest advantages is imitated with weights ψ, inside a KL trust region. Temperature η
+and multipliers α are dual variables with their own optimizer.
+
+    ψ_i = exp(A_i/η) / Σ_{j in D~} exp(A_j/η)                                                        (1)
+    L_π = -Σ_{i in D~} ψ_i log π_θ(a_i|s_i)                                                          (2)
+    L_η = η ε_η + η log( 1/|D~| Σ_{i in D~} exp(A_i/η) )                                             (3)
+    L_α = E_s[ α (ε_α - sg[KL(π_old || π_θ)]) + sg[α] KL(π_old || π_θ) ]                             (4)
+
+(4) is over all states, and twice for a Gaussian: for its mean and for its covariance. π_old is a lagged copy, and acts.
+
+Differs from PPO in having no importance ratio: advantages rank and weight samples, and the KL alone bounds the step.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polopt.batch import Batch
+from polopt.config import hyper
+from polopt.distributions import DiagGaussian
+from polopt.dual import DualPart, Multipliers, dual_loss, penalty
+from polopt.on_policy import EpochsConfig, OnPolicy
+from polopt.policy import ActorCritic
+
+__all__ = ["VMPO", "best_half", "temperature_loss", "weights"]
+
+
+def best_half(advantage: Tensor) -> Tensor:
+    """Indices of D~: the half (at least one) with the largest advantages, largest first."""
+    return advantage.topk(max(1, len(advantage) // 2)).indices
+
+
+def weights(advantage: Tensor, eta: Tensor) -> Tensor:
+    """ψ, ``[B]``, summing to 1 (1)."""
+    return torch.softmax(advantage / eta, 0)
+
+
+def temperature_loss(eta: Tensor, advantage: Tensor, eps: float) -> Tensor:
+    """L_η (3); dL_η/dη = ε_η - KL(ψ || uniform)."""
+    return eta * (eps + torch.logsumexp(advantage / eta, 0) - math.log(len(advantage)))
+
+
+class VMPO(OnPolicy):
+    """On-policy maximum a posteriori policy optimization."""
+
+    needs_kl = needs_disjoint = True
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(EpochsConfig):
+        batch_size: int | None = hyper(256, "[1, inf)", "rows of a minibatch, of which the better half is imitated")
+        normalize_advantage: bool = hyper(False, doc="advantages to zero mean and unit variance; the paper: no")
+        eps_eta: float = hyper(0.01, "(0, inf)", "ε_η, KL of the weights to uniform; the paper: 0.01 to 0.1")
+        eps_mu: float = hyper(0.01, "(0, inf)", "ε_μ, KL of a Gaussian's mean; the paper: 0.005 to 0.1")
+        eps_sigma: float = hyper(5e-5, "(0, inf)", "ε_Σ, KL of a Gaussian's covariance; 1e-6 to 5e-5")
+        eps_alpha: float = hyper(0.01, "(0, inf)", "ε_α, KL of any other policy; 0.001 to 0.01")
+        eta_init: float = hyper(1.0, "(0, inf)", "η at the start")
+        alpha_init: float | None = hyper(None, "(0, inf)", "α at the start; None: 1 for a Gaussian's, else 5")
+        dual_learning_rate: float = hyper(0.01, "[0, inf)", "learning rate of η and α")
+        target_interval: int = hyper(
+            1, "[1, inf)", "T_target in rollouts: how often π_old takes the policy's parameters"
+        )
+
+    def make_parts(self, **optimizer: Any) -> None:
+        self.make_split_parts(**optimizer)
+        gaussian = isinstance(self.policy.distribution, DiagGaussian)
+        alpha = self.config.alpha_init or (1.0 if gaussian else 5.0)
+        names = ("alpha_mu", "alpha_sigma") if gaussian else ("alpha",)
+        self.nets["dual"] = self.dual = Multipliers(eta=self.config.eta_init, **dict.fromkeys(names, alpha)).to(
+            self.device
+        )
+        self.parts["dual"] = DualPart(self.dual, lr=self.config.dual_learning_rate)
+        self.nets["old"] = copy.deepcopy(self.policy).requires_grad_(False)
+
+    @property
+    def behaviour(self) -> ActorCritic:
+        return self.nets["old"]
+
+    def constraints(self, b: Batch) -> list[tuple[Tensor, Tensor, float]]:
+        """Each multiplier with its KL and its bound."""
+        if not isinstance(d := self.policy.distribution, DiagGaussian):
+            return [(self.dual.alpha, b.kl.mean(), self.c.eps_alpha)]
+        mean, covariance = d.kl_parts(b.params, b.new_params)
+        return [
+            (self.dual.alpha_mu, mean.mean(), self.c.eps_mu),
+            (self.dual.alpha_sigma, covariance.mean(), self.c.eps_sigma),
+        ]
+
+    def policy_loss(self, b: Batch) -> Tensor:
+        best = best_half(b.advantage)
+        likelihood = (weights(b.advantage[best], self.dual.eta.detach()) * b.new_log_prob[best]).sum()
+        return -likelihood + sum(penalty(alpha, kl) for alpha, kl, _ in self.constraints(b))
+
+    def dual_loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
+        """L_η + L_α."""
+        log |= {name: p.detach().clone() for name, p in self.dual.named_parameters()}
+        loss = temperature_loss(self.dual.eta, b.advantage[best_half(b.advantage)], self.c.eps_eta)
+        return loss + sum(dual_loss(alpha, kl, eps) for alpha, kl, eps in self.constraints(b))
+
+    def table(self):
+        return [*super().table(), ("dual", self.dual_loss)]
+
+    def finish(self, b: Batch) -> dict[str, Tensor]:
+        if (self._iterations + 1) % self.c.target_interval == 0:
+            self.behaviour.load_state_dict(self.policy.state_dict())
+        return {}
