@@ -119,7 +119,6 @@ def new_run(
         raise ValueError(f"total_timesteps={total_timesteps!r} must be a whole number of at least 1")
     cadence = _Cadence(checkpoint_every, checkpoint_seconds)
     cls = agent_class(algorithm)
-    _check_writable(folder)
     model = cls(env=env, seed=seed, **kwargs)
     for name, value in model.config.to_json().items():
         if isinstance(value, dict) and "callable" in value:
@@ -139,6 +138,7 @@ def new_run(
         "checkpoint_seconds": checkpoint_seconds,
     }
     try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         log = _Log(folder, model.verbose)
         first = _write_checkpoint(folder, model, log)
         need, free = 10 * first.stat().st_size + _SPARE, shutil.disk_usage(folder).free
@@ -225,17 +225,6 @@ class Session:
             model._commit = None
             self.log.close()
         return Run(model, folder, finished=stop.signal is None, signal=stop.signal)
-
-
-def _check_writable(folder: Path) -> None:
-    """Before anything expensive is done."""
-    try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        with atomic(folder / "checkpoints" / "probe") as f:
-            f.write(bytes(2**20))
-        (folder / "checkpoints" / "probe").unlink()
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error}") from error
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

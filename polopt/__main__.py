@@ -1,0 +1,3 @@
+from polopt.cli import main
+
+raise SystemExit(main())
