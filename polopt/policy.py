@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -103,18 +104,23 @@ class MixtureHead(nn.Module):
     """``[logits, means, log_stds]`` of a Gaussian mixture: the router's logits and every component's mean linear in the
     features, log_stds free parameters.
 
-    The router reads the features but does not shape them: no gradient of the logits goes past its own weights.
+    The means start apart, by about a standard deviation: were they equal, every component would get the same gradient
+    and they would stay one. The router reads the features but does not shape them: no gradient of the logits goes past its own weights.
     """
 
     def __init__(self, size: int, distribution: GaussianMixture, log_std_init: float = 0.0) -> None:
         super().__init__()
         outputs = distribution.components * distribution.dim
-        self.linear = nn.Linear(size, outputs)
+        self.linear = nn.Linear(size, outputs, bias=False)
         self.router = nn.Linear(size, distribution.components)
+        apart = torch.randn(distribution.components, distribution.dim)
+        apart -= apart.mean(0)
+        apart /= apart.square().mean(0).sqrt().clamp(min=1e-6)
+        self.offset = nn.Parameter(math.exp(log_std_init) * apart.flatten())
         self.log_std = nn.Parameter(torch.full((outputs,), float(log_std_init)))
 
     def forward(self, x: Tensor) -> Tensor:
-        means = self.linear(x)
+        means = self.linear(x) + self.offset
         return torch.cat([self.router(x.detach()), means, self.log_std.expand_as(means)], -1)
 
     def host_act(self, distribution: Distribution) -> HostAct | None:
@@ -122,10 +128,10 @@ class MixtureHead(nn.Module):
         router, linear = host_forward(self.router), host_forward(self.linear)
         if router is None or linear is None:
             return None
-        log_std = self.log_std.detach().numpy()
+        offset, log_std = self.offset.detach().numpy(), self.log_std.detach().numpy()
 
         def act(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
-            means = linear(x)
+            means = linear(x) + offset
             return distribution.act(
                 np.concatenate([router(x), means, np.broadcast_to(log_std, means.shape)], -1), noise
             )
