@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
-import platform
+import json
 import resource
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,51 +22,55 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
+from ..files import write_json
+from ..manifest import manifest
+from ..presets import policy_kwargs
 from .suite import Cell
 
 __all__ = ["Evaluator", "make_model", "play", "run_cell"]
 
 SCHEMA = 1
-_PACKAGES = ("polopt", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy")
 _SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Observations ``[N, ...]`` in the environment's own units to greedy actions ``[N, ...]``."""
 
 
-def make_model(cell: Cell) -> tuple[Any, Predict]:
-    """The untrained model of a cell, and its greedy policy on raw observations.
+def make_model(cell: Cell, checkpoint: Path | None = None) -> tuple[Any, Predict]:
+    """The model of a cell, and its greedy policy on raw observations.
 
-    This is the one place that knows how each library spells what a suite says:
+    This is the one place that knows how each library spells what a suite says: ``normalize`` is a ``VecNormalize``
+    around the peers' environments, frozen in evaluation, and ``normalize_obs`` with ``normalize_reward`` for polopt.
 
-    * ``normalize`` is a ``VecNormalize`` around the peers' environments, frozen in evaluation; a polopt model
-      normalises by itself (``normalize_obs``, ``normalize_reward``).
-    * ``n_envs`` copies of the environment are a ``DummyVecEnv`` for the peers and ``num_envs`` for polopt.
+    Args:
+        checkpoint: a polopt model file to go on from exactly; None makes an untrained model.
 
     Raises:
         ValueError: the library has no such algorithm.
     """
-    config = dict(cell.config)
-    policy = config.pop("policy", "MlpPolicy")
-    n_envs = config.pop("n_envs", 1)
-    normalize = config.pop("normalize", False)
-    if "policy_kwargs" in config:
-        config["policy_kwargs"] = _policy_kwargs(config["policy_kwargs"])
     library = importlib.import_module({"sb3": "stable_baselines3"}.get(cell.library, cell.library))
     algorithm = getattr(library, cell.algorithm, None)
     if algorithm is None:
         raise ValueError(f"{library.__name__} has no algorithm {cell.algorithm!r}")
+    if checkpoint is not None:
+        model = algorithm.load(checkpoint, env=cell.env, device="cpu")
+        return model, lambda obs: model.predict(obs, deterministic=True)[0]
 
+    config = dict(cell.config)
+    policy = config.pop("policy", "MlpPolicy")
+    normalize = config.pop("normalize", False)
+    if "policy_kwargs" in config:
+        config["policy_kwargs"] = policy_kwargs(config["policy_kwargs"])
     if cell.library == "polopt":
         if normalize:
             config |= {"normalize_obs": True, "normalize_reward": True}
-        model = algorithm(policy, cell.env, num_envs=n_envs, seed=cell.seed, device="cpu", **config)
+        model = algorithm(policy, cell.env, seed=cell.seed, device="cpu", **config)
         return model, lambda obs: model.predict(obs, deterministic=True)[0]
 
     for name in _SCHEDULED:
         if isinstance(config.get(name), str):
             config[name] = LinearSchedule(float(config[name].removeprefix("lin_")), 0.0, 1.0)
-    env = make_vec_env(cell.env, n_envs=n_envs, seed=cell.seed)
+    env = make_vec_env(cell.env, n_envs=config.pop("n_envs", 1), seed=cell.seed)
     if not normalize:
         model = algorithm(policy, env, seed=cell.seed, device="cpu", **config)
         return model, lambda obs: model.predict(obs, deterministic=True)[0]
@@ -114,31 +116,53 @@ class _Latest(KVWriter):
 
 
 class Evaluator(BaseCallback):
-    """Plays the evaluation episodes between updates, and keeps the curve.
+    """Plays the evaluation episodes between updates, keeps the curve, and checkpoints where it is told to.
 
     A point is taken before the first rollout that starts at or after each multiple of ``evaluation.every`` steps, and
     after the last update; ``curve["steps"]`` holds the steps actually trained. Beside the evaluation it keeps the
-    mean return of the last training episodes (SB3's ``rollout/ep_rew_mean``) and the last update's ``train/`` values.
+    mean return of the last training episodes (SB3's ``rollout/ep_rew_mean``), the last update's ``train/`` values, and
+    the time trained so far [s], evaluations and checkpoints excluded.
+
+    Args:
+        checkpoint: the stem of two files written at each point, ``.json`` with the curve and then ``.zip`` with the
+            model; None writes none.
     """
 
-    def __init__(self, cell: Cell, predict: Predict) -> None:
+    def __init__(self, cell: Cell, predict: Predict, checkpoint: Path | None = None) -> None:
         super().__init__()
         self._evaluation = cell.evaluation
         self._predict = predict
+        self._checkpoint = checkpoint
         self._envs = [gymnasium.make(cell.env) for _ in range(cell.evaluation.episodes)]
         self._next = 0
-        self._started = time.perf_counter()
-        self.seconds = 0.0
-        self.cpu_seconds = 0.0
-        self.curve: dict[str, list[Any]] = {"steps": [], "returns": [], "lengths": [], "ep_rew_mean": []}
-        self.diagnostics: dict[str, list[float | None]] = {}
         self._logged = _Latest()
+        self._resumed = 0
+        self.starts: list[dict[str, Any]] = []
+        self.eval_seconds = 0.0
+        columns = ("steps", "returns", "lengths", "ep_rew_mean", "train_seconds", "train_cpu_seconds")
+        self.curve: dict[str, list[Any]] = {column: [] for column in columns}
+        self.diagnostics: dict[str, list[float | None]] = {}
+
+    def restore(self, kept: dict[str, Any], step: int) -> None:
+        """Take the curve of a former start back, up to the checkpoint at ``step``."""
+        points = kept["curve"]["steps"].index(step) + 1
+        self.curve = {column: values[:points] for column, values in kept["curve"].items()}
+        self.diagnostics = {key: values[:points] for key, values in kept["diagnostics"].items()}
+        self.starts, self.eval_seconds = kept["starts"], kept["eval_seconds"]
+        self._plan(step)
+
+    def start(self, step: int) -> None:
+        """Note that training starts, or goes on, at ``step``."""
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.starts.append({"step": step, "time": started, "commit": _commit()})
+        self._resumed = step
 
     def _init_callback(self) -> None:
         self.model.set_logger(Logger(folder=None, output_formats=[self._logged]))
 
     def _on_training_start(self) -> None:
-        self._started = time.perf_counter()
+        before = [self.curve[column][-1] if self._resumed else 0.0 for column in ("train_seconds", "train_cpu_seconds")]
+        self._wall, self._cpu = time.perf_counter() - before[0], time.process_time() - before[1]
 
     def _on_rollout_start(self) -> None:
         if self.model.num_timesteps >= self._next:
@@ -155,21 +179,34 @@ class Evaluator(BaseCallback):
 
     def _evaluate(self) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
-        step = int(self.model.num_timesteps)
+        step, trained = int(self.model.num_timesteps), wall - self._wall
         returns, lengths = play(self._envs, self._predict, self._evaluation.seed)
         episodes = [float(np.asarray(info["r"])) for info in self.model.ep_info_buffer or ()]
-        self.curve["steps"].append(step)
-        self.curve["returns"].append([round(float(r), 3) for r in returns])
-        self.curve["lengths"].append(lengths.tolist())
-        self.curve["ep_rew_mean"].append(round(float(np.mean(episodes)), 3) if episodes else None)
+        point = {
+            "steps": step,
+            "returns": [round(float(r), 3) for r in returns],
+            "lengths": lengths.tolist(),
+            "ep_rew_mean": round(float(np.mean(episodes)), 3) if episodes else None,
+            "train_seconds": round(trained, 2),
+            "train_cpu_seconds": round(cpu - self._cpu, 2),
+        }
+        for column, value in point.items():
+            self.curve[column].append(value)
         self._keep_diagnostics()
-        every = self._evaluation.every
-        self._next = (step // every + 1) * every
-        self.seconds += time.perf_counter() - wall
-        self.cpu_seconds += time.process_time() - cpu
-        rate = step / (time.perf_counter() - self._started - self.seconds)
+        self._plan(step)
         score = f"{returns.mean():>9.1f} ± {returns.std():<8.1f}"
-        print(f"step {step:>9,}  return {score} {rate:>7.0f} steps/s", flush=True)
+        print(f"step {step:>9,}  return {score} {step / max(trained, 1e-9):>7.0f} steps/s", flush=True)
+        if self._checkpoint is not None:
+            kept = {"curve": self.curve, "diagnostics": self.diagnostics, "starts": self.starts}
+            write_json(self._checkpoint.with_suffix(".json"), kept | {"eval_seconds": self.eval_seconds})
+            model: Any = self.model
+            model.save(self._checkpoint.with_suffix(".zip"), full=True)
+        self.eval_seconds += time.perf_counter() - wall
+        self._wall += time.perf_counter() - wall
+        self._cpu += time.process_time() - cpu
+
+    def _plan(self, step: int) -> None:
+        self._next = (step // self._evaluation.every + 1) * self._evaluation.every
 
     def _keep_diagnostics(self) -> None:
         # What is recorded but not yet written is newer than what was written last.
@@ -182,53 +219,53 @@ class Evaluator(BaseCallback):
             column.append(None if value is None or not np.isfinite(value) else float(f"{value:.5g}"))
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
-    """Train a cell and return its record, as JSON values."""
-    started = datetime.now(UTC)
-    model, predict = make_model(cell)
-    evaluator = Evaluator(cell, predict)
-    wall, cpu = time.perf_counter(), time.process_time()
-    model.learn(total_timesteps=cell.steps, callback=evaluator)
-    train_seconds = time.perf_counter() - wall - evaluator.seconds
-    train_cpu_seconds = time.process_time() - cpu - evaluator.cpu_seconds
-    steps = int(model.num_timesteps)
+def run_cell(cell: Cell, checkpoint: Path | None = None) -> dict[str, Any]:
+    """Train a cell and return its record, as JSON values.
+
+    Args:
+        checkpoint: the stem of the files from which a polopt cell that was killed goes on, exactly, and which it
+            writes on its way. The peers have no exact checkpoint and start anew.
+    """
+    if cell.library != "polopt":
+        checkpoint = None
+    kept = checkpoint.with_suffix(".zip") if checkpoint is not None else None
+    resumed = kept if kept is not None and kept.exists() else None
+    model, predict = make_model(cell, resumed)
+    evaluator = Evaluator(cell, predict, checkpoint)
+    done = model.num_timesteps if resumed else 0
+    if checkpoint is not None and resumed:
+        evaluator.restore(json.loads(checkpoint.with_suffix(".json").read_text()), done)
+    evaluator.start(done)
+    if done < cell.steps:
+        model.learn(total_timesteps=cell.steps - done, callback=evaluator, reset_num_timesteps=done == 0)
+    steps, curve = evaluator.curve["steps"][-1], evaluator.curve
+    machine = manifest("cpu", torch.get_num_threads())
+    versions = machine["packages"] | {"python": machine["python"]}
+    if cell.library == "sb3_contrib":
+        versions["sb3-contrib"] = importlib.metadata.version("sb3-contrib")
     return {
         "schema": SCHEMA,
         "address": cell.address,
         "label": cell.label,
         "cell": cell.content,
-        "commit": _commit(),
-        "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "torch_threads": torch.get_num_threads()},
-        "started": started.isoformat(timespec="seconds"),
+        "commit": evaluator.starts[-1]["commit"],
+        "starts": evaluator.starts,
+        "versions": versions,
+        "machine": {
+            "cpu": machine["cpu"]["model"],
+            "cores": machine["cpu"]["cores"],
+            "torch_threads": torch.get_num_threads(),
+        },
         "steps": steps,
-        "train_seconds": round(train_seconds, 2),
-        "train_cpu_seconds": round(train_cpu_seconds, 2),
-        "eval_seconds": round(evaluator.seconds, 2),
-        "steps_per_second": round(steps / train_seconds, 1),
-        "steps_per_cpu_second": round(steps / train_cpu_seconds, 1),
+        "train_seconds": curve["train_seconds"][-1],
+        "train_cpu_seconds": curve["train_cpu_seconds"][-1],
+        "eval_seconds": round(evaluator.eval_seconds, 2),
+        "steps_per_second": round(steps / curve["train_seconds"][-1], 1),
+        "steps_per_cpu_second": round(steps / curve["train_cpu_seconds"][-1], 1),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "curve": evaluator.curve,
+        "curve": curve,
         "diagnostics": dict(sorted(evaluator.diagnostics.items())),
     }
-
-
-def _policy_kwargs(table: dict[str, Any]) -> dict[str, Any]:
-    """A suite's ``policy_kwargs``, where ``activation_fn`` is the name of a class of ``torch.nn``."""
-    kwargs = dict(table)
-    if "activation_fn" in kwargs:
-        name = kwargs["activation_fn"]
-        if not hasattr(torch.nn, name):
-            raise ValueError(f"policy_kwargs.activation_fn is {name!r}; it takes the name of a class of torch.nn")
-        kwargs["activation_fn"] = getattr(torch.nn, name)
-    return kwargs
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:
@@ -241,11 +278,3 @@ def _commit() -> str | None:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-
-
-def _cpu() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()

@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from ..files import atomic
 from .suite import Cell, Suite, load_suite
 
 __all__ = ["Outcome", "read_record", "records_folder", "run_suite", "write_record"]
@@ -54,7 +55,7 @@ def run_suite(
     """Run what is unfinished of a suite, each cell in a fresh process with one torch thread.
 
     Several calls, on one machine or on several that share the file system, divide the cells among them. A call that is
-    killed loses the cells it was running and nothing else.
+    killed loses nothing of a polopt cell but what came after its last evaluation; a peer's cell starts anew.
 
     Args:
         path: the suite file.
@@ -132,12 +133,8 @@ def read_record(path: Path) -> dict[str, Any]:
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write JSON with one line for every top-level key; readers see the old file or the new one, never a part."""
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record.items())
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with part.open("w") as file:
-        file.write("{\n" + lines + "\n}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with atomic(path) as file:
+        file.write(("{\n" + lines + "\n}\n").encode())
 
 
 def _has_record(records: Path, cell: Cell) -> bool:
@@ -158,7 +155,9 @@ def _work(cell: Cell, records: Path, scratch: Path) -> None:
         torch.set_num_threads(1)
         from .cell import run_cell
 
-        write_record(records / f"{cell.stem}.json", run_cell(cell))
+        write_record(records / f"{cell.stem}.json", run_cell(cell, scratch / cell.stem))
+        for suffix in (".zip", ".json"):
+            (scratch / f"{cell.stem}{suffix}").unlink(missing_ok=True)
     finally:
         claim.unlink(missing_ok=True)
 

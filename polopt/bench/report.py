@@ -242,6 +242,8 @@ def _overall_figure(
     counts = sorted({len(seeds) for _, seeds in overall})
     seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     text = f"{len(envs)} environments × {seeds}, IQM of normalised scores, 95 % stratified-bootstrap intervals"
+    if counts == [1]:
+        text = f"{len(envs)} environments × one seed, IQM of normalised scores"
     figure, axes = _sheet(title, text, width=11.5, ratios=(1.3, 1.0))
     left, right = axes
     _curves(left, grid, curves, series, bootstrap)
@@ -402,10 +404,13 @@ def _markdown(
     returns, means, rates = _table(header), _table(["", *envs]), _table(["", *envs])
     for one in series:
         cells = [_returns_cell(one, env, bootstrap) for env in envs]
+        runs = len(scores.get(one.label, ()))
         if scores:
-            cells.append(_estimate(points.get(one.label), intervals.get(one.label), 3))
+            cells.append(_estimate(points.get(one.label), intervals.get(one.label), 3, runs))
         if pairs:
-            cells.append(_estimate(chances.get(one.label), chance_intervals.get(one.label), 2))
+            cells.append(
+                _estimate(chances.get(one.label), chance_intervals.get(one.label), 2, max(runs, len(scores[base])))
+            )
         returns.append(_row([one.label, *cells]))
         means.append(_row([one.label, *(_mean(one, env) for env in envs)]))
         rates.append(_row([one.label, *(_rate(one, env) for env in envs)]))
@@ -443,12 +448,15 @@ def _returns_cell(one: _Series, env: str, bootstrap: Mapping[str, Any]) -> str:
         return f"- {count}"
     final = {"": one.final(env)[:, None]}
     point, interval = stats.get_interval_estimates(final, stats.aggregate_iqm, **bootstrap)
-    return f"{_estimate(point[''], interval[''], 0)} {count}"
+    return f"{_estimate(point[''], interval[''], 0, len(one.seeds(env)))} {count}"
 
 
-def _estimate(point: float | None, interval: np.ndarray | None, digits: int) -> str:
+def _estimate(point: float | None, interval: np.ndarray | None, digits: int, runs: int) -> str:
+    """A number and its interval; one run has none."""
     if point is None or interval is None:
         return "-"
+    if runs == 1:
+        return f"{point:.{digits}f}"
     return f"{point:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
 
 

@@ -11,6 +11,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ..presets import presets
+
 __all__ = ["LIBRARIES", "Cell", "Evaluation", "Suite", "load_suite"]
 
 LIBRARIES = ("polopt", "sb3", "sb3_contrib")
@@ -169,10 +171,24 @@ def _cells_of(run: Mapping[str, Any], table: Mapping[str, Any], evaluation: Eval
         for source in (base, run):
             config = _merged(config, source.get("config", {}))
             config = _merged(config, source.get("env_config", {}).get(env, {}))
+        if config.pop("preset", False):
+            config = _merged(_preset(where, library, algorithm, env), config)
         for seed in seeds:
             label = run.get("label", f"{library} {algorithm}")
             cells.append(Cell(library, algorithm, env, seed, steps, evaluation, config, label))
     return cells
+
+
+def _preset(where: str, library: str, algorithm: str, env: str) -> dict[str, Any]:
+    """The preset's values, not its name: a preset that changes is another cell."""
+    if library != "polopt":
+        raise ValueError(f"{where}: preset is polopt's; {library} has none")
+    known = presets(algorithm)
+    if env not in known:
+        raise ValueError(
+            f"{where}: there is no preset of {algorithm} for {env}; there are {', '.join(known) or 'none'}"
+        )
+    return known[env]
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,21 @@ def test_the_grid_runs_seed_by_seed_and_merges_configurations(tmp_path):
     assert (other.steps, other.config, a.steps) == (20, {}, 10)
 
 
+def test_a_preset_is_resolved_into_the_address(tmp_path, monkeypatch):
+    path = tmp_path / "preset.toml"
+    text = TINY.replace('"sb3"', '"polopt"').replace("config = {", "config = { preset = true, ")
+    path.write_text(text)
+    values = {"gamma": 0.9, "n_steps": 16}
+    monkeypatch.setattr("polopt.bench.suite.presets", lambda algorithm: {"CartPole-v1": values})
+    (first, _) = load_suite(path).cells
+    assert first.config == {"gamma": 0.9, "n_steps": 8}, "what the suite says comes on top"
+    values["gamma"] = 0.8
+    assert load_suite(path).cells[0].address != first.address
+    path.write_text(text.replace("CartPole-v1", "Acrobot-v1"))
+    with pytest.raises(ValueError, match=r"no preset of A2C for Acrobot-v1; there are CartPole-v1"):
+        load_suite(path)
+
+
 def test_the_address_is_the_content():
     cell = Cell("sb3", "PPO", "CartPole-v1", 0, 100, Evaluation(50), {"a": 1, "b": 2}, "label")
     # A change of this literal orphans every record there is.
@@ -141,6 +156,7 @@ def test_committed_suites_load_and_every_record_belongs_to_one(path):
         (("config = {", 'base = "none"\nconfig = {'), "base is 'none'"),
         (("config = {", "config = {{"), "is not TOML"),
         (("seeds = [0, 1]", "seeds = [0, 0]"), "the same cell"),
+        (("config = {", "config = { preset = true, "), "preset is polopt's; sb3 has none"),
         (("[evaluation]", 'reference = {"CartPole-v1" = [1.0, 1.0]}\n[evaluation]'), "low < high"),
     ],
 )
@@ -208,11 +224,39 @@ def test_a_record_says_what_was_run():
     assert record["versions"]["torch"] == torch.__version__
     assert record["machine"]["torch_threads"] == 1
     assert record["steps_per_second"] > 0 and record["train_seconds"] > 0
+    assert [start["step"] for start in record["starts"]] == [0]
 
 
 def test_an_unknown_algorithm_is_named():
     with pytest.raises(ValueError, match="stable_baselines3 has no algorithm 'PPPO'"):
         cell_module.make_model(Cell("sb3", "PPPO", "CartPole-v1", 0, 1, Evaluation(1)))
+
+
+def test_a_killed_polopt_cell_goes_on_exactly(tmp_path, monkeypatch):
+    """Stopped in the middle of its third evaluation, it ends with the record of the undisturbed run."""
+    config = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "n_envs": 2, "normalize": True}
+    cell = Cell("polopt", "PPO", "CartPole-v1", 0, 1024, Evaluation(every=256, episodes=2, seed=7), config, "PPO")
+    whole = cell_module.run_cell(cell)
+    evaluations = []
+
+    def killed(*args):
+        evaluations.append(1)
+        if len(evaluations) == 3:
+            raise KeyboardInterrupt
+        return play(*args)
+
+    play = cell_module.play
+    monkeypatch.setattr(cell_module, "play", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cell_module.run_cell(cell, tmp_path / "cell")
+    monkeypatch.undo()
+    resumed = cell_module.run_cell(cell, tmp_path / "cell")
+    assert [start["step"] for start in resumed["starts"]] == [0, 256]
+    for key in ("steps", "returns", "lengths", "ep_rew_mean"):
+        assert resumed["curve"][key] == whole["curve"][key], key
+    assert resumed["curve"]["steps"] == [0, 256, 512, 768, 1024]
+    assert resumed["diagnostics"] == whole["diagnostics"]
+    assert np.all(np.diff(resumed["curve"]["train_seconds"]) > 0)
 
 
 # The pool
@@ -232,7 +276,8 @@ def test_a_suite_is_run_once_and_a_lost_record_again(tiny):
     second = run_suite(tiny, workers=2, say=lines.append)
     assert (second.finished, second.skipped) == (("sb3 A2C/CartPole-v1/0",), ("sb3 A2C/CartPole-v1/1",))
     assert files[1].stat().st_mtime_ns == stamp
-    assert read_record(files[0])["curve"] == before[0]["curve"], "the same cell gives the same curve"
+    for key in ("steps", "returns", "ep_rew_mean"):
+        assert read_record(files[0])["curve"][key] == before[0]["curve"][key], "the same cell gives the same curve"
     assert not list((tiny.parent.parent / ".cells" / "tiny").glob("*.claim*"))
 
 
