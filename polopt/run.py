@@ -210,6 +210,8 @@ class Session:
             return stop.signal is None
 
         model._commit = commit
+        if model.num_timesteps == 0:
+            torch.manual_seed(model.seed)  # what callbacks draw; the model has a generator of its own
         try:
             with stop:
                 model.learn(

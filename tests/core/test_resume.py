@@ -1,0 +1,148 @@
+"""A run killed with SIGKILL at a random moment and resumed ends exactly as the run that was never killed."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from polopt.cli import main
+from polopt.evaluate import checkpoints
+from polopt.files import load_state
+from polopt.run import train_run
+
+NET = {"net_arch": [8], "log_std_init": -1.0}
+SMALL: dict[str, Any] = {"n_steps": 32, "batch_size": 24, "n_epochs": 2, "num_envs": 2, "seed": 3}
+NORMALIZED = {"normalize_obs": True, "normalize_reward": True, "learning_rate": "lin_1e-3", "clip_range": "lin_0.3"}
+
+# Everything that a checkpoint has to hold: normaliser and schedules, episodes that end often, worlds whose state can be
+# read (native, torch, Gymnasium's MuJoCo) and worlds whose state cannot (any other of Gymnasium's: replayed).
+RUNS: dict[str, dict[str, Any]] = {
+    "native": {"env": "Hopper-v5", "env_kwargs": {"threads": 1}, "policy_kwargs": NET, **SMALL, **NORMALIZED},
+    "classic": {"env": "Pendulum-v1", "env_kwargs": {"max_episode_steps": 23}, "policy_kwargs": NET, **SMALL},
+    "torch": {
+        "env": "Pendulum-v1",
+        "env_kwargs": {"backend": "torch", "max_episode_steps": 23},
+        "policy_kwargs": NET,
+        **SMALL,
+        **NORMALIZED,
+    },
+    "gymnasium-mujoco": {"env": "Hopper-v5", "env_kwargs": {"backend": "gymnasium"}, "policy_kwargs": NET, **SMALL},
+    "gymnasium-replayed": {"env": "CartPole-v1", "env_kwargs": {"backend": "gymnasium"}, **SMALL, **NORMALIZED},
+}
+STEPS = 64 * 80
+TIMES = ("time/fps", "time/time_elapsed")
+
+
+def arguments(out: Path, run: dict[str, Any]) -> dict[str, Any]:
+    return {"algorithm": "PPO", "total_timesteps": STEPS, "out": str(out), "checkpoint_every": 64 * 7, **run}
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Fresh processes, forked from one that has everything imported and nothing started."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["polopt.run", "polopt.agents.on_policy.ppo", "polopt.envs.mujoco", "torch._dynamo"])
+    return context
+
+
+def lines(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "progress.csv", newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def wait_for_lines(folder: Path, least: int, process: Any) -> None:
+    while not (folder / "config.json").exists() or len((folder / "progress.csv").read_bytes().splitlines()) <= least:
+        assert process.is_alive(), "the run ended before it could be killed"
+        time.sleep(0.002)
+
+
+def kill_somewhere(processes: Any, folder: Path, run: dict[str, Any], rng: random.Random) -> None:
+    process = processes.Process(target=train_run, kwargs=arguments(folder, run))
+    process.start()
+    try:
+        wait_for_lines(folder, rng.randrange(5, 40), process)
+        time.sleep(rng.uniform(0.0, 0.03))
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (folder / "model.zip").exists()
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Bit for bit, whatever the tree holds."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), where
+    else:
+        assert a == b, where
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    assert_same(load_state(one / "model.zip", "model"), load_state(two / "model.zip", "model"))
+    last, other = checkpoints(one)[-1], checkpoints(two)[-1]
+    assert last.name == other.name
+    mine, theirs = load_state(last, "model"), load_state(other, "model")
+    assert mine["log"]["progress"] == theirs["log"]["progress"]
+    del mine["log"], theirs["log"]  # event files are named by time and host
+    assert_same(mine, theirs)
+    first, second = lines(one), lines(two)
+    assert len(first) == len(second) == STEPS // 64
+    assert list(first[0]) == list(second[0])
+    for a, b in zip(first, second, strict=True):
+        assert {k: v for k, v in a.items() if k not in TIMES} == {k: v for k, v in b.items() if k not in TIMES}
+    assert scalars(one) == scalars(two)
+
+
+def scalars(folder: Path) -> list[tuple[str, int, float]]:
+    """What TensorBoard shows, rates apart."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return [
+        (tag, e.step, e.value)
+        for tag in sorted(events.Tags()["scalars"])
+        if tag not in TIMES
+        for e in events.Scalars(tag)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:batch_size")
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_and_resumed_is_the_uninterrupted_run(name: str, processes: Any, tmp_path: Path):
+    run = RUNS[name]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train_run(**arguments(whole, run))
+    kill_somewhere(processes, killed, run, random.Random(name))
+    assert main(["train", "--resume", str(killed)]) == 0
+    assert_same_run(whole, killed)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:batch_size")
+def test_compiled(processes: Any, tmp_path: Path):
+    run = RUNS["native"] | {"compile": True}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train_run(**arguments(whole, run))
+    kill_somewhere(processes, killed, run, random.Random(1))
+    assert main(["train", "--resume", str(killed)]) == 0
+    assert_same_run(whole, killed)
