@@ -139,7 +139,7 @@ class HostWorlds(HostEnv):
         self._rng: np.random.Generator | None = None
         self._action_shape = (num_envs, *task.action_space.shape)
         low, high = np.array(task.start).T
-        self._low, self._high = low, high
+        self._low, self._width = low[:, None], (high - low)[:, None]
         self._free = np.flatnonzero(low < high)
         self._state: np.ndarray | None = None  # [S, N]
         # NumPy's dispatch costs ten times the arithmetic of one world: that one computes in Python's numbers. Not where
@@ -149,10 +149,11 @@ class HostWorlds(HostEnv):
 
     def _draw(self, n: int) -> np.ndarray:
         """Starting states ``[S, n]``; what is fixed draws nothing."""
-        fresh = np.repeat(self._low[:, None], n, 1)
-        low, high = self._low[self._free], self._high[self._free]
-        fresh[self._free] = self._rng.uniform(low, high, (n, len(self._free))).T
-        return fresh.astype(self.task.state_dtype, copy=False)
+        uniform = self._rng.random((n, len(self._free))).T
+        if len(self._free) < len(self._low):
+            drawn, uniform = uniform, np.zeros((len(self._low), n))
+            uniform[self._free] = drawn
+        return (self._low + self._width * uniform).astype(self.task.state_dtype, copy=False)
 
     def _observe(self, state: np.ndarray) -> np.ndarray:
         return self._rows(self.task.observe(np, tuple(state)), state.shape[1])
@@ -188,8 +189,8 @@ class HostWorlds(HostEnv):
             if terminated is None:
                 terminated = np.zeros(self.num_envs, bool)
             obs = None
-        for k, part in enumerate(parts):
-            self._state[k] = part
+        for row, part in zip(self._state, parts, strict=True):
+            row[:] = part
         if obs is None:
             obs = self._observe(self._state)
         if not isinstance(reward, np.ndarray):

@@ -43,7 +43,7 @@ class Pendulum(Task):
     def dynamics(self, xp: ModuleType, state: Parts, action: Array) -> tuple[Parts, Array, None]:
         theta, speed = state
         torque = xp.clip(action[:, 0], -MAX_TORQUE, MAX_TORQUE)
-        angle = (theta + math.pi) % (2 * math.pi) - math.pi
+        angle = theta - (2 * math.pi) * xp.floor((theta + math.pi) / (2 * math.pi))
         cost = angle * angle + 0.1 * (speed * speed) + 0.001 * (torque * torque)
         new_speed = xp.clip(speed + (1.5 * self.g * xp.sin(theta) + 3.0 * torque) * DT, -MAX_SPEED, MAX_SPEED)
         return (theta + new_speed * DT, new_speed), -cost, None
