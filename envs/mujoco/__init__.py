@@ -9,7 +9,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 # MuJoCo chooses its OpenGL backend when it is first imported, and its default needs a display.
-if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+HEADLESS = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+if HEADLESS:
     os.environ.setdefault("MUJOCO_GL", "egl")
 
 if TYPE_CHECKING:

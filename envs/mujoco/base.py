@@ -18,6 +18,8 @@ from mujoco.batch import Batch, SimulationError
 
 from polopt.env import EnvError, HostEnv, State, Step
 
+from . import HEADLESS
+
 __all__ = ["MujocoEnv", "Options", "length"]
 
 _FATAL = slice(mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADCTRL + 1)
@@ -134,13 +136,14 @@ class MujocoEnv(HostEnv):
 
         self.model = mujoco.MjModel.from_xml_path(str(_model_path(xml_file)))
         self.dt = self.model.opt.timestep * frame_skip
-        self._batch = Batch(self.model, num_envs, min(threads or _cores(), num_envs), persistent=contact_forces)
+        # One world whose contact forces are needed runs on an MjData of its own, which spares fetching it after each step.
+        self._alone = contact_forces and num_envs == 1
+        threads = min(threads or _cores(), num_envs)
+        self._batch = Batch(self.model, num_envs, threads, persistent=contact_forces and not self._alone)
         self._derived: dict[str, np.ndarray] = {}
         self._parameters: dict[str, np.ndarray] = {}
         self._batch.reset(stage=_NONE)
         self._default = self._batch.state[0].copy()
-        # One world whose contact forces are needed runs on an MjData of its own, which spares fetching it after each step.
-        self._alone = contact_forces and num_envs == 1
         self._data = mujoco.MjData(self.model)
         self._models = [self.model] * num_envs
         self.qpos, self.qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
@@ -505,6 +508,8 @@ def _model_path(xml_file: str) -> Path:
 
 def _open_renderer(model: mujoco.MjModel, height: int, width: int, max_geom: int) -> mujoco.Renderer:
     try:
+        if HEADLESS and mujoco.GLContext.__module__ == "mujoco.glfw":  # it would abort the process
+            raise RuntimeError("MuJoCo was imported with GLFW as its backend, which needs a display")
         return mujoco.Renderer(model, height, width, max_geom)
     except Exception as error:  # PyOpenGL, EGL, OSMesa and GLFW each raise types of their own
         raise RuntimeError(
