@@ -8,7 +8,7 @@ One engine, thin method files. ``polopt.PPO`` and every other algorithm load on 
     model.learn(total_timesteps=100_000, progress_bar=True)
     mean, std = polopt.evaluate_policy(model, "HalfCheetah-v5", n_eval_episodes=10)
 
-``polopt.agents()`` lists the algorithms, ``polopt.list_envs()`` the environments that run natively.
+``polopt.list_agents()`` lists the algorithms, ``polopt.list_envs()`` the environments that run natively.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "agents": "polopt.registry",
+    "list_agents": "polopt.registry",
     "as_env": "polopt.envs",
     "evaluate_policy": "polopt.evaluate",
     "list_envs": "polopt.envs",
@@ -37,8 +37,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'polopt' has no attribute {name!r}")
     else:
         registry = importlib.import_module("polopt.registry")
-        if name not in registry.agents():
-            raise AttributeError(f"polopt has no algorithm {name!r}; it has {', '.join(registry.agents())}")
+        if name not in registry.list_agents():
+            raise AttributeError(f"polopt has no algorithm {name!r}; it has {', '.join(registry.list_agents())}")
         value = registry.agent_class(name)
     globals()[name] = value
     return value
@@ -46,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     registry = importlib.import_module("polopt.registry")
-    return sorted({*_LAZY, *registry.agents(), "__version__"})
+    return sorted({*_LAZY, *registry.list_agents(), "__version__"})

@@ -50,12 +50,12 @@ def train(args: list[str]) -> int:
     if any(a.split("=")[0] == "--resume" for a in args):
         return _resume(_parse(Resume, args, "train"))
     if not args or args[0].startswith("-"):
-        from polopt.registry import agents
+        from polopt.registry import list_agents
 
         if {"-h", "--help"} & set(args):
-            _console().print(_TRAIN_HELP.format(agents=", ".join(agents())), highlight=False)
+            _console().print(_TRAIN_HELP.format(agents=", ".join(list_agents())), highlight=False)
             return 0
-        raise UsageError(f"train what? polopt train ALGO --env ID, where ALGO is one of {', '.join(agents())}")
+        raise UsageError(f"train what? polopt train ALGO --env ID, where ALGO is one of {', '.join(list_agents())}")
     name, rest = args[0], args[1:]
     if rest and not rest[0].startswith("-"):
         raise UsageError(f"{rest[0]!r} is not an option; the environment is given by --env {rest[0]}")
@@ -183,11 +183,11 @@ def list_(args: list[str]) -> int:
     parsed = _parse(List, args, "list")
     if parsed.what == "agents":
         from polopt.presets import presets
-        from polopt.registry import agents
+        from polopt.registry import list_agents
 
         rows = [
             (name, module.split(".")[2].replace("_", "-"), _first_line(module, name), ", ".join(presets(name)) or "–")
-            for name, module in agents().items()
+            for name, module in list_agents().items()
         ]
         _table("Algorithms", rows, ("name", "family", "paper", "presets"))
         return 0

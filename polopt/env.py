@@ -109,6 +109,14 @@ class Env(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot reset some of its worlds")
 
+    def reset_host(self, seed: int | None = None) -> Obs:
+        """:meth:`reset` in NumPy arrays, which the next call may overwrite; only where ``host``."""
+        raise NotImplementedError(f"{type(self).__name__} has no array face")
+
+    def step_host(self, action: np.ndarray) -> Step:
+        """:meth:`step` in NumPy arrays, which the next call may overwrite; only where ``host``."""
+        raise NotImplementedError(f"{type(self).__name__} has no array face")
+
     @abstractmethod
     def pop_episodes(self) -> list[Episode]:
         """The episodes that finished since the last call, oldest first."""

@@ -7,7 +7,7 @@ import tomllib
 from importlib.resources import files
 from typing import Any
 
-from .registry import agents
+from .registry import list_agents
 
 __all__ = ["preset", "presets"]
 
@@ -32,7 +32,7 @@ def preset(algorithm: str, env: str) -> dict[str, Any]:
     name = env.removeprefix("polopt/")
     if name not in known:
         if not known:
-            have = [a for a in agents() if presets(a)]
+            have = [a for a in list_agents() if presets(a)]
             raise ValueError(f"there are no presets for {algorithm!r}; there are for {', '.join(have)}")
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
         raise ValueError(f"there is no preset for {algorithm} on {env!r}; did you mean {' or '.join(near)}?")

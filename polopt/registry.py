@@ -9,11 +9,11 @@ import importlib
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["agent_class", "agents"]
+__all__ = ["agent_class", "list_agents"]
 
 
 @functools.cache
-def agents() -> dict[str, str]:
+def list_agents() -> dict[str, str]:
     """Algorithm name -> module, of every file in the family folders of ``polopt.agents``; none of them is imported."""
     found = {}
     for family in sorted(files("polopt.agents").iterdir(), key=lambda p: p.name):
@@ -41,7 +41,7 @@ def agent_class(name: str) -> Any:
     Raises:
         ValueError: there is none; names the nearest.
     """
-    known = agents()
+    known = list_agents()
     exact = {k.lower(): k for k in known}.get(name.lower().replace("-", "").replace("_", ""))
     if exact is None:
         near = difflib.get_close_matches(name.upper(), known, n=3, cutoff=0.4) or list(known)

@@ -9,9 +9,9 @@ import torch
 
 import polopt
 from polopt.agent import Agent
-from polopt.registry import agents
+from polopt.registry import list_agents
 
-NAMES = list(agents())
+NAMES = list(list_agents())
 CONTINUOUS, DISCRETE = "Pendulum-v1", "CartPole-v1"
 
 

@@ -18,12 +18,12 @@ def test_its_links_into_the_repository_lead_somewhere():
 
 
 def test_it_names_no_method_that_does_not_exist():
-    from polopt.registry import agents
+    from polopt.registry import list_agents
 
     table = README.partition("## Methods")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| \[([^\]]+)\]\(([^)]+)\)", table, re.MULTILINE)
     assert rows
-    there = {name: module.removeprefix("polopt.").replace(".", "/") + ".py" for name, module in agents().items()}
+    there = {name: module.removeprefix("polopt.").replace(".", "/") + ".py" for name, module in list_agents().items()}
     assert {name: path for name, path in rows if there.get(name) != path} == {}
 
 
