@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from signal import SIGINT
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 from rich.markup import escape
@@ -410,10 +410,11 @@ _UNUSED = {"use_sde", "sde_sample_freq", "rollout_buffer_class", "rollout_buffer
 def _train_class(cls: Any, defaults: dict[str, Any]) -> Any:
     """The arguments of ``train`` for an algorithm, its hyperparameters among them."""
     rows: list[tuple[str, Any, Any]] = []
+    hints = get_type_hints(cls.Config)
     for f in fields(cls.Config):
         if f.name in _UNUSED:
             continue
-        hint = _for_shell(f.type)
+        hint = _for_shell(hints[f.name])
         interval, doc = f.metadata.get("interval", ""), f.metadata.get("doc", "")
         notes = tyro.conf.arg(help=f"{doc} {interval}".strip(), aliases=["--n-envs"] if f.name == "num_envs" else None)
         rows.append((f.name, Annotated[hint, notes], field(default=defaults.get(f.name, f.default))))
@@ -428,11 +429,7 @@ def _train_class(cls: Any, defaults: dict[str, Any]) -> Any:
 
 def _for_shell(hint: Any) -> Any:
     """A hyperparameter's type as far as a shell can give it: no callables."""
-    from polopt.schedule import Schedule
-
-    names = {"Schedule": Schedule, "Any": str, "Literal": Literal}
-    kind = eval(hint, names) if isinstance(hint, str) else hint
-    members = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else (kind,)
+    members = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
     plain = [m for m in members if m in (int, float, str, bool, type(None)) or get_origin(m) is Literal]
     return Union[tuple(plain)] if plain else str  # noqa: UP007 - built from a list
 
