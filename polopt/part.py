@@ -21,8 +21,8 @@ class Part:
     """Parameters and their optimizer.
 
     Adam and AdamW (decoupled decay) are computed here, equal to ``torch.optim.Adam``/``AdamW``: eagerly by torch's fused
-    kernel, and inside a compiled graph by plain operations that the compiler fuses. Any other ``torch.optim`` class is
-    held as it is and steps eagerly.
+    kernel, and inside a compiled graph by plain operations that the compiler fuses. So is SGD without momentum. Any other
+    ``torch.optim`` class is held as it is and steps eagerly.
 
     Args:
         params: what steps together.
@@ -56,6 +56,7 @@ class Part:
         d = self._torch.defaults
         plain = optimizer in (torch.optim.Adam, torch.optim.AdamW) and not (d["amsgrad"] or d["maximize"])
         self.adam = plain and not (optimizer is torch.optim.Adam and d["weight_decay"])
+        self.sgd = optimizer is torch.optim.SGD and not (d["momentum"] or d["weight_decay"] or d["maximize"])
         if self.adam:
             self.beta1, self.beta2 = d["betas"]
             self.eps, self.decay = d["eps"], d["weight_decay"]
@@ -82,7 +83,11 @@ class Part:
         with torch.no_grad():
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
             limit = self.max_grad_norm
-            if not self.adam:
+            if self.sgd:
+                scale = 1.0 if limit is None else (limit / (norm + 1e-6)).clamp(max=1.0)
+                for p, g in zip(self.params, gradient, strict=True):
+                    p.sub_(self.lr * scale * g)
+            elif not self.adam:
                 self._other(gradient, norm)
             elif torch.compiler.is_compiling() or norm.dtype != torch.float32:  # the kernel clips in float32 only
                 self._fusible(gradient, norm)
@@ -117,7 +122,7 @@ class Part:
 
     def _other(self, gradient: tuple[Tensor, ...], norm: Tensor) -> None:
         if torch.compiler.is_compiling():
-            raise RuntimeError("only Adam and AdamW can be compiled; use compile=False with this optimizer")
+            raise RuntimeError("only Adam, AdamW and SGD without momentum can be compiled; use compile=False with this optimizer")
         scale = 1.0 if self.max_grad_norm is None else (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         for p, g in zip(self.params, gradient, strict=True):
             p.grad = g * scale

@@ -6,7 +6,8 @@ The trust region is a bound on the second moment of the ratio ρ = π_θ(a|s) / 
 is twice the KL. It is kept by a multiplier, not by clipping, so that samples of a large ratio keep their gradient:
 
     max_θ E[ ρ A ]   subject to   E[ (ρ - 1)² ] <= δ                                           (constrained problem)
-    L(θ, λ) = -E[ ρ A ] + λ ( E[ (ρ - 1)² ] - δ ),     θ descends, λ >= 0 ascends              (its Lagrangian)
+    L(θ, λ) = -E[ ρ A ] + λ ( E[ (ρ - 1)² ] - δ )                                              (θ descends)
+    λ <- clip( λ + η ( E[ (ρ - 1)² ] - δ ), 0, 100 )                                           (λ ascends)
 
 The moment is heavy-tailed: of each sample's, λ sees at most ``winsor``. The constants are ours; no code was published.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from polopt.batch import Batch
@@ -43,14 +45,14 @@ class R2VPO(OnPolicy):
     class Config(EpochsConfig):
         delta: float = hyper(0.03, "(0, inf)", "δ, bound of E[(ρ - 1)²]; about twice a target KL")
         multiplier: float = hyper(1.0, "[0, 100]", "λ at the start")
-        multiplier_lr: float = hyper(0.01, "[0, inf)", "learning rate of λ, Adam's")
+        multiplier_lr: float = hyper(1.0, "[0, inf)", "η, step of λ per minibatch")
         winsor: float = hyper(1.0, "(0, inf)", "largest (ρ - 1)² of a sample that λ sees")
 
     def make_parts(self, **optimizer: Any) -> None:
         super().make_parts(**optimizer)
         self.dual = Multipliers(multiplier=self.config.multiplier, floor=0.0, ceiling=100.0).to(self.device)
         self.nets["dual"] = self.dual
-        self.parts["dual"] = DualPart(self.dual, lr=self.config.multiplier_lr)
+        self.parts["dual"] = DualPart(self.dual, torch.optim.SGD, lr=self.config.multiplier_lr)
 
     def table(self):
         return [*super().table(), ("dual", self.multiplier_loss)]
