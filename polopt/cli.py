@@ -106,7 +106,6 @@ def _resume(parsed: Resume) -> int:
         _console().print(
             f"{parsed.resume} has run all its {session.total_timesteps:,} steps: {parsed.resume}/model.zip"
         )
-        session.train()
         return 0
     return _run(session, parsed.progress_bar)
 
@@ -251,7 +250,7 @@ def report(args: list[str]) -> int:
 
 
 def demo(args: list[str]) -> int:
-    """Train PPO on HalfCheetah-v5 for about a minute, and show what it learned."""
+    """Train for about a minute, and show what was learned."""
     parsed = _parse(Demo, args, "demo")
     with _usage():
         from polopt.demo import run
@@ -394,7 +393,7 @@ class Report:
 
 @dataclass
 class Demo:
-    """Train PPO on HalfCheetah-v5 for about a minute, and show what it learned."""
+    """Train for about a minute, and show what was learned."""
 
     out: Path = Path("demo")
     """folder of the curve, the video and the run"""

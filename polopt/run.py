@@ -166,9 +166,11 @@ def reopen(folder: str | os.PathLike[str], *, verbose: int = 0) -> Session:
     path, state = _last_checkpoint(folder)
     cls = agent_class(config["algorithm"])
     model = cls._from_state(state, path, config["env"], config["device"], {"verbose": verbose})
-    log = _Log(folder, verbose, cut_to=state["log"])
     cadence = _Cadence(config["checkpoint_every"], config["checkpoint_seconds"], model.num_timesteps)
-    return Session(folder, model, log, config["total_timesteps"], cadence)
+    session = Session(folder, model, None, config["total_timesteps"], cadence)
+    if not session.finished:
+        session.log = _Log(folder, verbose, cut_to=state["log"])
+    return session
 
 
 @dataclass
@@ -177,7 +179,8 @@ class Session:
 
     folder: Path
     model: Agent
-    log: _Log
+    log: _Log | None
+    """None of a finished run, which writes no more"""
     total_timesteps: int
     cadence: _Cadence
 
@@ -196,16 +199,15 @@ class Session:
             EnvError, NonFiniteError: as ``learn``; the checkpoints stay.
             OSError: a checkpoint could not be written; the former ones stay.
         """
-        model, folder, stop = self.model, self.folder, _Stop()
-        if self.finished:
-            self.log.close()
+        model, folder, log, stop = self.model, self.folder, self.log, _Stop()
+        if log is None:
             return Run(model, folder, finished=True)
         _note_start(folder, model)
-        model.set_logger(self.log.logger)
+        model.set_logger(log.logger)
 
         def commit(model: Agent) -> bool:
             if stop.signal is not None or self.cadence.due(model.num_timesteps):
-                _write_checkpoint(folder, model, self.log)
+                _write_checkpoint(folder, model, log)
                 self.cadence.taken(model.num_timesteps)
             return stop.signal is None
 
@@ -221,11 +223,11 @@ class Session:
                     progress_bar=progress_bar,
                 )
                 if stop.signal is None:
-                    _write_checkpoint(folder, model, self.log)
+                    _write_checkpoint(folder, model, log)
                     model.save(folder / "model.zip")
         finally:
             model._commit = None
-            self.log.close()
+            log.close()
         return Run(model, folder, finished=stop.signal is None, signal=stop.signal)
 
 

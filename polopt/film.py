@@ -1,0 +1,99 @@
+"""Pictures of a policy: a video, or a strip for paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["Footage", "film", "save"]
+
+FPS = 30
+
+
+@dataclass(frozen=True)
+class Footage:
+    """What was seen."""
+
+    pictures: list[np.ndarray]
+    """RGB ``[height, width, 3]`` uint8."""
+    fps: float
+    """pictures a second [1/s], in the world's own time where it tells it"""
+    total: float
+    """the sum of rewards"""
+    length: int
+    """environment steps"""
+
+
+def film(
+    model: Any,
+    env: str,
+    *,
+    env_kwargs: dict[str, Any] | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    deterministic: bool = True,
+) -> Footage:
+    """One episode of a policy on an environment, seen by its own camera.
+
+    Args:
+        env: an environment id.
+        steps: stop after so many; None films the whole episode.
+
+    Raises:
+        NotImplementedError: the environment draws nothing.
+        RuntimeError: there is no OpenGL; says what to install.
+    """
+    from .envs import make_env
+
+    worlds = make_env(env, num_envs=1, seed=seed, **{"render_mode": "rgb_array", **(env_kwargs or {})})
+    dt = getattr(worlds.unwrapped, "dt", None)
+    rate = 1.0 / dt if dt else float(FPS)
+    every = max(1, round(rate / FPS))
+    pictures, total, length = [], 0.0, 0
+    obs = worlds.reset(seed)
+    try:
+        while True:
+            if length % every == 0:
+                pictures.append(worlds.render(0))
+            action, _ = model.predict(_arrays(obs), deterministic=deterministic)
+            step = worlds.step(torch.as_tensor(action))
+            total, length, obs = total + float(step.reward[0]), length + 1, step.obs
+            if bool(step.terminated[0] | step.truncated[0]) or length == steps:
+                return Footage(pictures, rate / every, total, length)
+    finally:
+        worlds.close()
+
+
+def save(footage: Footage, path: str | Path, frames: int = 8) -> None:
+    """Write a video (``.mp4``, ``.gif``), or a strip of ``frames`` pictures side by side (``.png``, ``.jpg``).
+
+    Raises:
+        ValueError: another suffix.
+    """
+    import imageio.v3 as iio
+
+    path = Path(path)
+    if path.suffix not in (".mp4", ".gif", ".png", ".jpg"):
+        raise ValueError(f"{path}: the file must end in .mp4, .gif, .png or .jpg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".mp4":
+        iio.imwrite(path, footage.pictures, fps=footage.fps, codec="libx264", macro_block_size=2, quality=8)
+    elif path.suffix == ".gif":
+        iio.imwrite(path, footage.pictures, duration=1000 / footage.fps, loop=0)
+    else:
+        iio.imwrite(path, strip(footage.pictures, frames))
+
+
+def strip(pictures: list[np.ndarray], frames: int = 8) -> np.ndarray:
+    """``frames`` evenly spaced pictures side by side, their margins cut: ``[height, width, 3]``."""
+    chosen = [pictures[i] for i in np.linspace(0, len(pictures) - 1, min(frames, len(pictures))).round().astype(int)]
+    width = chosen[0].shape[1]
+    return np.concatenate([picture[:, width // 8 : width - width // 8] for picture in chosen], axis=1)
+
+
+def _arrays(obs: Any) -> Any:
+    return {k: v.numpy(force=True) for k, v in obs.items()} if isinstance(obs, dict) else obs.numpy(force=True)
