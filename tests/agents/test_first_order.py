@@ -9,7 +9,6 @@ from polopt.on_policy import EpochsConfig, OnPolicy
 from polopt.registry import list_agents
 
 
-
 def first_order(name: str) -> bool:
     cls = getattr(polopt, name)
     return issubclass(cls, OnPolicy) and issubclass(cls.Config, EpochsConfig)

@@ -54,7 +54,9 @@ def test_it_is_r2vpo_with_a_multiplier_per_sample():
     generator = torch.Generator().manual_seed(0)
     r = torch.rand(1000, generator=generator, dtype=torch.float64) * 4
     A = torch.randn(1000, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(simple_objective(r, A, 0.2), lagrangian(r, A, A.abs() / 0.4, 0.0), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(
+        simple_objective(r, A, 0.2), lagrangian(r, A, A.abs() / 0.4, 0.0), rtol=1e-14, atol=1e-14
+    )
 
 
 def test_a_ratio_that_would_overflow_stays_finite_and_is_pulled_back(prepared):
