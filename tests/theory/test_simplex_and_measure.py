@@ -26,7 +26,7 @@ def test_kl_prox_maximises_its_objective():
     rng = np.random.default_rng(0)
     pi, gain = rng.dirichlet(np.ones(4)), rng.normal(size=4)
     best = np.exp(kl_prox(np.log(pi), gain, 0.7))
-    value = lambda p: 0.7 * p @ gain - kl(p, pi)  # noqa: E731
+    value = lambda p: 0.7 * p @ gain - kl(p, pi)
     assert all(value(best) >= value(p) for p in rng.dirichlet(np.ones(4), 200))
     assert np.exp(kl_prox(np.log(pi), gain, 1e5)).max() == pytest.approx(1.0)
 
