@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-
-import polopt
 from polopt.agents.on_policy.dpo import discovered_drift
 from polopt.agents.on_policy.ppo import surrogate
 from polopt.agents.on_policy.spo import simple_objective
+
+import polopt
 
 R = torch.cat([torch.linspace(0.01, 2, 400), torch.linspace(2, 20, 400)]).double()
 A = torch.linspace(-5, 5, 101).double()

@@ -4,10 +4,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from polopt.agents.on_policy.pmoe import best_primitive, frequency_loss
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import polopt
-from polopt.agents.on_policy.pmoe import best_primitive, frequency_loss
 from polopt.distributions import DiagGaussian, GaussianMixture
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from polopt.agents.on_policy.ppo_penalty import adapted
 
 import polopt
-from polopt.agents.on_policy.ppo_penalty import adapted
 from polopt.rollout import rollout
 
 

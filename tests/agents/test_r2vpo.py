@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from polopt.agents.on_policy.r2vpo import lagrangian
 
 import polopt
-from polopt.agents.on_policy.r2vpo import lagrangian
 from polopt.distributions import DiagGaussian
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-
-import polopt
 from polopt.agents.on_policy.ppo import surrogate
 from polopt.agents.on_policy.r2vpo import lagrangian
 from polopt.agents.on_policy.spo import simple_objective
+
+import polopt
 
 
 def make(cls=None, env="Pendulum-v1", **kwargs):

@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-
-import polopt
 from polopt.agents.on_policy.ppo import surrogate
 from polopt.agents.on_policy.taypo import carry, higher_orders, pair_weights
+
+import polopt
 
 
 def make(**kwargs):
@@ -143,8 +143,8 @@ def test_the_tabular_series_converges_within_the_papers_bound():
     P, R = rng.dirichlet(np.ones(S), size=(S, A)), rng.normal(size=(S, A)).ravel()
     mu = np.full((S, A), 1 / A)
     pi = 0.97 * mu + 0.03 * np.eye(A)[rng.integers(A, size=S)]
-    move = lambda policy: (P[..., None] * policy).reshape(S * A, S * A)  # noqa: E731
-    q = lambda policy: np.linalg.solve(np.eye(S * A) - gamma * move(policy), R)  # noqa: E731
+    move = lambda policy: (P[..., None] * policy).reshape(S * A, S * A)
+    q = lambda policy: np.linalg.solve(np.eye(S * A) - gamma * move(policy), R)
     M = gamma * np.linalg.solve(np.eye(S * A) - gamma * move(mu), move(pi) - move(mu))
     norm, q_mu, q_pi = np.linalg.norm(M, np.inf), q(mu), q(pi)
     assert norm < 1
