@@ -1,0 +1,301 @@
+"""Run directories: what is in them, what is refused before training, what stays after an accident."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import threading
+import warnings
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.logger import CSVOutputFormat, Logger
+
+import polopt
+from polopt.agent import NonFiniteError
+from polopt.env import EnvError
+from polopt.evaluate import checkpoints
+from polopt.files import FileError, load_state
+from polopt.run import CSVLog, RunError, new_run, reopen, resume, train_run
+
+TINY: dict[str, Any] = {
+    "num_envs": 2,
+    "n_steps": 16,
+    "batch_size": 16,
+    "n_epochs": 1,
+    "policy_kwargs": {"net_arch": [4]},
+    "env_kwargs": {"max_episode_steps": 11},
+}
+
+
+def tiny(out: Path, steps: int = 96, **changes: Any) -> Any:
+    return train_run("PPO", "Pendulum-v1", steps, out, **TINY | changes)
+
+
+class Shaky(gymnasium.Env):
+    """Works for a while, then does what it was told to."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, trouble: str = "raise", after: int = 50) -> None:
+        self.trouble, self.after, self.steps = trouble, after, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        obs = np.full(2, self.steps % 7, np.float32)
+        if self.steps > self.after:
+            if self.trouble == "raise":
+                raise ZeroDivisionError("the sensor fell off")
+            obs[1] = np.nan
+        return obs, 1.0, False, self.steps % 10 == 0, {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shaky() -> Any:
+    gymnasium.register("Shaky-v0", Shaky)
+    yield
+    del gymnasium.registry["Shaky-v0"]
+
+
+def test_a_finished_run_holds_everything(tmp_path: Path):
+    run = tiny(tmp_path / "run", seed=5, checkpoint_every=32, learning_rate="lin_1e-3")
+    folder = run.folder
+    assert run.finished and run.signal is None and run.model.num_timesteps == 96
+    assert sorted(p.name for p in folder.iterdir() if not p.name.startswith("events.")) == [
+        "checkpoints",
+        "config.json",
+        "manifest.json",
+        "model.zip",
+        "progress.csv",
+    ]
+    assert [p.name for p in checkpoints(folder)] == ["step_00000064.zip", "step_00000096.zip"]
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["algorithm"], config["env"], config["num_envs"], config["seed"]) == ("PPO", "Pendulum-v1", 2, 5)
+    assert (config["total_timesteps"], config["env_kwargs"]) == (96, {"max_episode_steps": 11})
+    assert config["hyperparameters"] == run.model.config.to_json()
+    assert config["hyperparameters"]["learning_rate"] == "lin_1e-3"
+    [start] = json.loads((folder / "manifest.json").read_text())["starts"]
+    assert start["packages"]["torch"] == torch.__version__ and start["threads"] == 1 and start["device"] == "cpu"
+    assert start["cpu"]["cores"] >= 1
+    with open(folder / "progress.csv", newline="") as f:
+        lines = list(csv.DictReader(f))
+    assert [int(line["time/total_timesteps"]) for line in lines] == [32, 64, 96]
+    assert "rollout/ep_rew_mean" in lines[0]
+    model = polopt.load(folder)
+    assert all(torch.equal(a, b) for a, b in zip(model.policy.parameters(), run.model.policy.parameters(), strict=True))
+
+
+def test_the_model_of_a_run_is_the_model_of_learn(tmp_path: Path):
+    run = tiny(tmp_path / "run", seed=1)
+    model = polopt.PPO(env="Pendulum-v1", seed=1, **TINY).learn(96)
+    assert all(torch.equal(a, b) for a, b in zip(model.policy.parameters(), run.model.policy.parameters(), strict=True))
+
+
+def test_a_finished_run_is_returned_as_it_is(tmp_path: Path):
+    folder = tiny(tmp_path / "run").folder
+    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    again = resume(folder)
+    assert again.finished and again.model.num_timesteps == 96
+    assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+
+
+def test_a_directory_that_holds_a_run_is_refused(tmp_path: Path):
+    folder = tiny(tmp_path / "run").folder
+    with pytest.raises(RunError, match=r"already holds a run.*--resume"):
+        tiny(folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_directory_is_refused(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match="cannot write"):
+        new_run("PPO", "Pendulum-v1", 100, tmp_path / "run", **TINY)
+
+
+def test_a_directory_below_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write to"):
+        new_run("PPO", "Pendulum-v1", 100, tmp_path / "file" / "run", **TINY)
+    with pytest.raises(RunError, match="is a file"):
+        new_run("PPO", "Pendulum-v1", 100, tmp_path / "file", **TINY)
+
+
+def test_a_full_disk_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "total used free")(9, 9, 2**20))
+    with pytest.raises(RunError, match="has 1 MB left, this run needs 64 MB"):
+        new_run("PPO", "Pendulum-v1", 100, tmp_path / "run", **TINY)
+
+
+def test_a_bad_hyperparameter_leaves_nothing_behind(tmp_path: Path):
+    for changes in ({"gamma": 2.0}, {"env_kwargs": {"nonsense": 1}}, {"checkpoint_every": 0}, {"seed": -1}):
+        with pytest.raises((ValueError, TypeError)):
+            new_run("PPO", "Pendulum-v1", 100, tmp_path / "run", **TINY | changes)
+    with pytest.raises(ValueError, match="total_timesteps=0"):
+        new_run("PPO", "Pendulum-v1", 0, tmp_path / "run", **TINY)
+    with pytest.raises(ValueError, match="learning_rate is a function"):
+        new_run("PPO", "Pendulum-v1", 100, tmp_path / "run", **TINY, learning_rate=lambda p: 1e-3 * p)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_without_a_run(tmp_path: Path):
+    with pytest.raises(RunError, match="holds no run"):
+        resume(tmp_path)
+
+
+def test_the_first_signal_ends_the_iteration_with_a_checkpoint(tmp_path: Path):
+    before = signal.getsignal(signal.SIGINT)
+    session = new_run("PPO", "Pendulum-v1", 32 * 1000, tmp_path / "run", **TINY)
+    update, calls = session.model.update, []
+
+    def interrupting(batch: Any) -> Any:
+        calls.append(0)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(batch)
+
+    session.model.update = interrupting
+    run = session.train()
+    assert not run.finished and run.signal == signal.SIGINT and len(calls) == 3
+    assert checkpoints(run.folder)[-1].name == "step_00000096.zip"
+    assert not (run.folder / "model.zip").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_signal_stops_at_once(tmp_path: Path):
+    session = new_run("PPO", "Pendulum-v1", 32 * 1000, tmp_path / "run", **TINY)
+
+    def interrupting(batch: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("went on")
+
+    session.model.update = interrupting
+    with pytest.raises(KeyboardInterrupt):
+        session.train()
+
+
+def test_training_outside_the_main_thread(tmp_path: Path):
+    runs: list[Any] = []
+    thread = threading.Thread(target=lambda: runs.append(tiny(tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert runs[0].finished
+
+
+@pytest.mark.filterwarnings("ignore:resume is not exact")
+@pytest.mark.parametrize("trouble, message", [("raise", "raised in step"), ("nan", "environment 0 at step")])
+def test_an_environment_that_breaks_leaves_the_checkpoints(tmp_path: Path, trouble: str, message: str):
+    kwargs = {**TINY, "num_envs": 1, "env_kwargs": {"trouble": trouble, "disable_env_checker": True}}
+    with pytest.raises(EnvError, match=message):
+        train_run("PPO", "Shaky-v0", 1000, tmp_path / "run", checkpoint_every=16, **kwargs)
+    assert [p.name for p in checkpoints(tmp_path / "run")] == ["step_00000032.zip", "step_00000048.zip"]
+    assert reopen(tmp_path / "run").model.num_timesteps == 48
+
+
+def test_divergence_leaves_the_checkpoints_finite(tmp_path: Path):
+    session = new_run("PPO", "Pendulum-v1", 320, tmp_path / "run", **TINY, checkpoint_every=32)
+    update = session.model.update
+
+    def diverging(batch: Any) -> Any:
+        metrics = update(batch)
+        if session.model.num_timesteps == 128:
+            with torch.no_grad():
+                next(session.model.policy.parameters()).fill_(torch.nan)
+        return metrics
+
+    session.model.update = diverging
+    with pytest.raises(NonFiniteError, match="not finite at step 128"):
+        session.train()
+    for path in checkpoints(tmp_path / "run"):
+        state = load_state(path, "model")["parameters"]["policy"]
+        assert all(bool(torch.isfinite(x).all()) for x in state.values())
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(tmp_path: Path):
+    folder = tiny(tmp_path / "run", checkpoint_every=32).folder
+    (folder / "model.zip").unlink()
+    older, newest = checkpoints(folder)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="truncated or damaged.*going on from the checkpoint before"):
+        session = reopen(folder)
+    assert session.model.num_timesteps == 64
+    older.write_bytes(b"")
+    with warnings.catch_warnings(), pytest.raises(RunError, match="no whole checkpoint"):
+        warnings.simplefilter("ignore")
+        reopen(folder)
+
+
+def test_another_machine_is_said(tmp_path: Path):
+    folder = tiny(tmp_path / "run").folder
+    (folder / "model.zip").unlink()
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["starts"][0]["packages"]["torch"] = "1.0"
+    path.write_text(json.dumps(manifest))
+    with pytest.warns(UserWarning, match="other packages.*not bit for bit"):
+        resume(folder)
+    assert len(json.loads(path.read_text())["starts"]) == 2
+
+
+# -- progress.csv --
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def log(writer: Any, *records: dict[str, Any]) -> None:
+    logger = Logger(None, [writer])
+    for step, record in enumerate(records):
+        for key, value in record.items():
+            logger.record(key, value)
+        logger.record("hidden", 1, exclude="csv")
+        logger.dump(step)
+
+
+RECORDS = ({"a": 1, "b": 0.1 + 0.2}, {"a": 2}, {"a": 3, "c": 'x,"y"'}, {"b": 4, "d": None})
+
+
+def test_csv_reads_as_stable_baselines3s(tmp_path: Path):
+    log(CSVLog(tmp_path / "ours.csv"), *RECORDS)
+    log(CSVOutputFormat(str(tmp_path / "theirs.csv")), *RECORDS)
+    assert rows(tmp_path / "ours.csv") == rows(tmp_path / "theirs.csv")
+    assert list(rows(tmp_path / "ours.csv")[0]) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_csv_cut_back_and_gone_on_with_is_the_uninterrupted_one(tmp_path: Path, at: int):
+    log(CSVLog(tmp_path / "whole.csv"), *RECORDS)
+    path = tmp_path / "cut.csv"
+    first = CSVLog(path)
+    log(first, *RECORDS[:at])
+    position = json.loads(json.dumps(first.position()))
+    log(first, *RECORDS[at:], {"late": 1})  # after the checkpoint
+    log(CSVLog(path, cut_to=position), *RECORDS[at:])
+    assert path.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_csv_shorter_than_its_checkpoint_is_refused(tmp_path: Path):
+    (tmp_path / "p.csv").write_text("a\n1\n")
+    with pytest.raises(RunError, match="fewer than the 3"):
+        CSVLog(tmp_path / "p.csv", cut_to={"columns": ["a"], "rows": 3})
+
+
+def test_a_foreign_file_is_no_model(tmp_path: Path):
+    (tmp_path / "x.zip").write_bytes(b"no zip")
+    with pytest.raises(FileError):
+        polopt.load(tmp_path / "x")
