@@ -144,11 +144,13 @@ def peer_of(model, env, b, monkeypatch, **kwargs):
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])
-@pytest.mark.parametrize(("steps", "damping"), [(15, 0.1), (5, 1e-3)])
-def test_step_equals_sb3_contribs(env, steps, damping, prepared, monkeypatch):
+@pytest.mark.parametrize(("steps", "damping", "tolerance"), [(5, 1e-3, 1e-6), (8, 0.1, 1e-6), (15, 0.1, 1e-5)])
+def test_step_equals_sb3_contribs(env, steps, damping, tolerance, prepared, monkeypatch):
     """Same data, same parameters, float64: the same direction, full step, and parameters after the accepted step.
 
     It constrains KL(new || old), which has the same Hessian at the old parameters, and damps β's denominator as we do.
+    Conjugate gradient amplifies rounding: by the tenth iteration on Pendulum-v1 a mere permutation of the rows moves x
+    by 2e-6 of its length, by the eighth 2e-8.
     """
     kwargs = dict(n_steps=256, cg_max_steps=steps, cg_damping=damping, target_kl=0.001)
     model = polopt.TRPO(env=env, seed=0, **kwargs)
@@ -172,11 +174,11 @@ def test_step_equals_sb3_contribs(env, steps, damping, prepared, monkeypatch):
     beta = (2 * 0.001 / (found["direction"] @ found["product"])).sqrt()
     theirs = torch.cat([pieces[i] for i in range(len(ours))])
     for got, expected in zip(zip(*(mine[id(p)] for p in ours), strict=True), (theirs, beta * theirs), strict=True):
-        assert (torch.cat(got) - expected).norm() < 1e-6 * expected.norm()
+        assert (torch.cat(got) - expected).norm() < tolerance * expected.norm()
     log = model.improve(b)
     assert log["is_line_search_success"] == 1.0
     for p, q, old in zip(ours, order, before, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance * 1e-2)
         assert not torch.equal(q, old)
     assert log["policy_objective"].item() == pytest.approx(
         peer.logger.name_to_value["train/policy_objective"], rel=1e-6
