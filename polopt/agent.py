@@ -136,7 +136,7 @@ class Agent(ABC):
         self.num_timesteps = 0
         self._total_timesteps = 0
         self._n_updates = 0
-        self._iterations = 0
+        self._iterations = self._episodes = 0
         self._last_obs: Obs | None = None
         self.ep_info_buffer: deque[dict[str, Any]] = deque(maxlen=self.config.stats_window_size)
         self.ep_success_buffer: deque[bool] = deque(maxlen=self.config.stats_window_size)
@@ -438,7 +438,14 @@ class Agent(ABC):
         """Use this ``stable_baselines3.common.logger.Logger``."""
         self._logger, self._custom_logger = logger, True
 
+    log_every: ClassVar[str] = "iterations"
+    """What ``log_interval`` counts: iterations, or episodes."""
+
+    def _log_ticks(self) -> int:
+        return self._iterations if self.log_every == "iterations" else self._episodes
+
     def _record_episodes(self, episodes: list[Episode]) -> None:
+        self._episodes += len(episodes)
         for e in episodes:
             self.ep_info_buffer.append({"r": e.r, "l": e.l})
             if e.success is not None:
@@ -490,6 +497,7 @@ class Agent(ABC):
             "episodes": [dict(e) for e in self.ep_info_buffer],
             "successes": [bool(s) for s in self.ep_success_buffer],
             "iterations": self._iterations,
+            "episodes_finished": self._episodes,
             "progress": self._progress,
         }
 
@@ -499,7 +507,7 @@ class Agent(ABC):
         torch.set_rng_state(state["torch_rng"])
         self.ep_info_buffer.extend(state["episodes"])
         self.ep_success_buffer.extend(state["successes"])
-        self._iterations = state["iterations"]
+        self._iterations, self._episodes = state["iterations"], state["episodes_finished"]
         self._set_schedules(state["progress"])
         if state["env"] is not None and self.env is not None:
             obs = self.env.load_state_dict(state["env"])

@@ -20,6 +20,7 @@ from torch.nn.functional import logsigmoid, softplus
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Deterministic",
     "DiagGaussian",
     "Distribution",
     "GaussianMixture",
@@ -203,6 +204,30 @@ class GaussianMixture(Distribution):
         log_w = logits.log_softmax(-1)
         each = log_stds.sum(-1) + 0.5 * (1 + LOG_2PI) * self.dim
         return (log_w.exp() * (each - log_w)).sum(-1)
+
+
+class Deterministic(Distribution):
+    """a = tanh(params), with noise added and clipped to [-1, 1]: a point, no density; parameters ``[..., A]``."""
+
+    has_kl = False
+
+    def __init__(self, dim: int) -> None:
+        self.dim = self.size = self.noise_size = dim
+
+    def noise(self, shape, generator, device="cpu"):
+        return torch.zeros(*shape, self.dim, device=device)
+
+    def act(self, params, noise):
+        return (_tanh(params) + noise).clip(-1, 1)
+
+    def mode(self, params):
+        return _tanh(params)
+
+    def log_prob(self, params, action):
+        raise NotImplementedError("a deterministic policy has no density")
+
+    def entropy(self, params):
+        raise NotImplementedError("a deterministic policy has no entropy")
 
 
 class Categorical(Distribution):

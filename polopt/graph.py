@@ -14,7 +14,8 @@ __all__ = ["compiler_available", "static"]
 
 
 def static(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a method whose arguments and result are tensors (or batches of them) of unchanging shape.
+    """Mark a method whose arguments and result are tensors (or batches of them) of unchanging shape. An argument that
+    is a tuple, string or integer is a constant: each of its values gets a graph of its own.
 
     Where ``self.compiled`` is true, the method is compiled as one full graph for the first shapes it is called with
     (whichever come first: the full minibatch); calls of other shapes, such as a last smaller minibatch, run eager.
@@ -26,12 +27,10 @@ def static(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args)
         graphs = self.__dict__.setdefault("_graphs", {})
         shapes = tuple(_shape(a) for a in args)
-        entry = graphs.get(method.__name__)
+        key = (method.__name__, *(a for a in args if isinstance(a, (tuple, str, int))))
+        entry = graphs.get(key)
         if entry is None:
-            entry = graphs[method.__name__] = (
-                shapes,
-                torch.compile(method.__get__(self), fullgraph=True, dynamic=False),
-            )
+            entry = graphs[key] = (shapes, torch.compile(method.__get__(self), fullgraph=True, dynamic=False))
         if entry[0] != shapes:
             return method(self, *args)
         return entry[1](*args)

@@ -40,7 +40,7 @@ def learn(
         raise ValueError(f"total_timesteps={total_timesteps!r} must be a number of steps, at least 0")
     total_timesteps = int(total_timesteps)
     if reset_num_timesteps:
-        agent.num_timesteps = agent._iterations = 0
+        agent.num_timesteps = agent._iterations = agent._episodes = 0
         agent.ep_info_buffer.clear()
         agent.ep_success_buffer.clear()
     else:
@@ -78,7 +78,8 @@ def learn(
 
 def _iterate(agent: Agent, total: int, callbacks: _Callbacks, log_interval: int | None, bar: Any) -> None:
     env = agent.env
-    started, first = time.perf_counter(), agent.num_timesteps
+    started, first, ticks = time.perf_counter(), agent.num_timesteps, agent._log_ticks()
+    metrics: dict[str, torch.Tensor] = {}
     while agent.num_timesteps < total:
         agent._set_schedules(1.0 - agent.num_timesteps / total)
         callbacks.rollout_start()
@@ -94,10 +95,12 @@ def _iterate(agent: Agent, total: int, callbacks: _Callbacks, log_interval: int 
         if callbacks.stopped:
             break
         callbacks.rollout_end()
-        metrics = agent.update(batch)
+        metrics |= agent.update(batch)
         agent._iterations += 1
-        if log_interval is not None and agent._iterations % log_interval == 0:
+        ticks, last = agent._log_ticks(), ticks
+        if log_interval is not None and ticks // log_interval > last // log_interval:
             _log(agent, metrics, agent._iterations, started, first)
+            metrics = {}
         if agent._commit is not None and not agent._commit(agent):
             break
 
@@ -127,7 +130,7 @@ def dump_logs(agent: Agent, iteration: int, started: float, first: int) -> None:
     if agent.ep_success_buffer:
         log.record("rollout/success_rate", float(np.mean(agent.ep_success_buffer)))
     log.record("time/fps", int((agent.num_timesteps - first) / seconds))
-    log.record("time/iterations", iteration, exclude="tensorboard")
+    log.record(f"time/{agent.log_every}", agent._log_ticks(), exclude="tensorboard")
     log.record("time/time_elapsed", int(seconds), exclude="tensorboard")
     log.record("time/total_timesteps", agent.num_timesteps, exclude="tensorboard")
     log.dump(step=agent.num_timesteps)

@@ -94,10 +94,13 @@ class GaussianHead(nn.Module):
     def host_act(self, distribution: Distribution) -> HostAct | None:
         """``(features, noise) -> action`` in NumPy. A free log_std is read once: ask again after an update."""
         mean = host_forward(self.linear)
-        if mean is None or isinstance(self.log_std, nn.Linear):
+        if mean is None:
             return None
-        std = np.exp(self.log_std.detach().numpy())
-        return lambda x, noise: mean(x) + std * noise
+        if not isinstance(self.log_std, nn.Linear):
+            std = np.exp(self.log_std.detach().numpy())
+            return lambda x, noise: mean(x) + std * noise
+        log_std, (low, high) = host_forward(self.log_std), self.bounds
+        return lambda x, noise: distribution.act(np.concatenate([mean(x), log_std(x).clip(low, high)], -1), noise)
 
 
 class MixtureHead(nn.Module):
@@ -145,6 +148,7 @@ class ActorCritic(nn.Module):
     Initialisation as the field's: orthogonal, gain sqrt(2) in the trunks, 0.01 in the action head, 1 in the value head.
 
     Args:
+        scaled: the distribution's actions lie in [-1, 1] and stand for the whole Box (off-policy methods).
         net_arch: hidden widths, ``[64, 64]`` or ``{"pi": [...], "vf": [...]}``.
         log_std_init: initial log standard deviation of a Gaussian.
         state_dependent_std: the standard deviation as a second linear head instead of free parameters.
@@ -166,10 +170,12 @@ class ActorCritic(nn.Module):
         features_extractor_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = True,
         critic: bool = True,
+        scaled: bool = False,
         head: Callable[[int, Distribution], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.observation_space, self.action_space, self.distribution = observation_space, action_space, distribution
+        self.scaled = scaled
         arch = net_arch if isinstance(net_arch, dict) else {"pi": list(net_arch), "vf": list(net_arch)}
         self.encoder = Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
         shared = share_features_extractor or features_extractor_class is None
@@ -296,6 +302,8 @@ class ActorCritic(nn.Module):
                 action = d.mode(params)
             else:
                 action = d.act(params, d.noise(tuple(params.shape[:-1]), None, params.device))
+        if self.scaled:
+            action = unscale(self.action_space, action)
         return from_tensor(self.action_space, action, batched), state
 
 
@@ -315,6 +323,14 @@ def to_tensor(space: Space, observation: Any, device: torch.device | str) -> tup
     batched = x.ndim == len(shape) + 1
     dtype = torch.float32 if np.issubdtype(x.dtype, np.floating) else None
     return torch.as_tensor(x if batched else x[None], dtype=dtype, device=device), batched
+
+
+def unscale(space: spaces.Box, action: Any) -> Any:
+    """Actions ``[B, A]`` in [-1, 1] in the Box's own units, ``[B, *shape]``; NumPy or torch alike."""
+    low, high = space.low.reshape(-1), space.high.reshape(-1)
+    if isinstance(action, Tensor):
+        low, high = (torch.as_tensor(x, device=action.device) for x in (low, high))
+    return (low + 0.5 * (action + 1.0) * (high - low)).reshape(-1, *space.shape)
 
 
 def from_tensor(space: Space, action: Tensor, batched: bool) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Off-policy methods, one file a paper."""

@@ -1,0 +1,189 @@
+"""Replay: what off-policy methods learn from, one packed row a transition."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from gymnasium import Space, spaces
+from torch import Tensor
+
+from .batch import Batch
+from .spaces import encode, encoded_size
+
+__all__ = ["Mix", "Replay"]
+
+
+class Replay:
+    """A ring of transitions ``(obs, action, reward, next_obs, discount)`` as rows of one float32 table.
+
+    Sampling is one gather. ``discount`` is γ^k (1 - terminated): 0 where the MDP ended, so that a target reads
+    ``reward + discount * next_value`` for any number of steps k, and time limits are bootstrapped through. Observations
+    are stored encoded (integers one-hot), discrete actions as their number.
+
+    Args:
+        capacity: rows; the oldest are overwritten.
+        num_envs: worlds that add at once.
+        gamma: γ.
+        n_steps: k, steps whose rewards are summed (discounted) into a row; fewer at an episode's end.
+
+    Raises:
+        MemoryError: the table does not fit the memory there is; names both figures.
+    """
+
+    def __init__(
+        self, capacity: int, observation_space: Space, action_space: Space, *, num_envs: int = 1, gamma: float = 0.99,
+        n_steps: int = 1, device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        self.observation_space, self.gamma, self.n_steps, self.num_envs = observation_space, gamma, n_steps, num_envs
+        size = encoded_size(observation_space)
+        self.discrete = isinstance(action_space, spaces.Discrete)
+        self.action_size = 1 if self.discrete else encoded_size(action_space)
+        self.widths = [size, self.action_size, 1, size, 1]
+        self.capacity = max(capacity // num_envs, 1) * num_envs
+        needed = self.capacity * sum(self.widths) * 4
+        if (there := available_bytes(device)) is not None and needed > there:
+            raise MemoryError(
+                f"buffer_size={capacity} needs {needed:,} bytes ({sum(self.widths)} float32 a row) and {there:,} are available; "
+                f"at most {there // (sum(self.widths) * 4):,} rows fit"
+            )
+        self.table = torch.empty(self.capacity, sum(self.widths), device=device)
+        self.position, self.size = 0, 0
+        self._pending: list[Batch] = []
+
+    def __len__(self) -> int:
+        return self.size
+
+    def add(self, batch: Batch) -> None:
+        """Append a rollout ``[T, N]``. With n steps, a transition enters once the k - 1 that follow it have come."""
+        if self.n_steps == 1:
+            rows = batch.flatten()
+            valid = rows.valid if "valid" in rows else None
+            discount = self.gamma * ~rows.terminated
+            self._append(rows.obs, rows.action, rows.reward, rows.next_obs, discount, valid)
+            return
+        for t in range(len(batch)):
+            self._pending.append(batch.map(lambda x, t=t: x[t]))
+            if len(self._pending) == self.n_steps:
+                self._fold()
+                del self._pending[0]
+
+    def _fold(self) -> None:
+        """The oldest pending step with the rewards of those after it, up to its episode's end."""
+        first = self._pending[0]
+        reward, discount = first.reward.clone(), torch.full_like(first.reward, self.gamma)
+        next_obs, terminated = first.next_obs, first.terminated
+        alive = ~(first.terminated | first.truncated)
+        for later in self._pending[1:]:
+            reward = torch.where(alive, reward + discount * later.reward, reward)
+            discount = torch.where(alive, discount * self.gamma, discount)
+            next_obs = _where(alive, later.next_obs, next_obs)
+            terminated = torch.where(alive, later.terminated, terminated)
+            alive = alive & ~(later.terminated | later.truncated)
+        valid = first.valid if "valid" in first else None
+        self._append(first.obs, first.action, reward, next_obs, discount * ~terminated, valid)
+
+    def _append(self, obs: Any, action: Tensor, reward: Tensor, next_obs: Any, discount: Tensor, valid: Tensor | None) -> None:
+        n = len(reward)
+        columns = [
+            encode(self.observation_space, obs), action.reshape(n, -1).float(), reward.reshape(n, 1),
+            encode(self.observation_space, next_obs), discount.reshape(n, 1).float(),
+        ]  # fmt: skip
+        rows = torch.cat(columns, -1).to(self.table.device)
+        if valid is not None:
+            rows = rows[valid]
+        rows = rows[-self.capacity :]
+        end = self.position + len(rows)
+        if end <= self.capacity:
+            self.table[self.position : end] = rows
+        else:
+            cut = self.capacity - self.position
+            self.table[self.position :] = rows[:cut]
+            self.table[: end - self.capacity] = rows[cut:]
+        self.position = end % self.capacity
+        self.size = min(self.size + len(rows), self.capacity)
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """``batch_size`` rows drawn uniformly with replacement.
+
+        Raises:
+            ValueError: the memory is empty.
+        """
+        if not self.size:
+            raise ValueError("cannot sample from an empty memory: collect first (learning_starts)")
+        index = torch.randint(self.size, (batch_size,), generator=generator, device=self.table.device)
+        return self.unpack(self.table[index])
+
+    def unpack(self, rows: Tensor) -> Batch:
+        """Rows of the table as a batch ``[B]``."""
+        obs, action, reward, next_obs, discount = rows.split(self.widths, -1)
+        action = action.squeeze(-1).long() if self.discrete else action
+        return Batch(obs=obs, action=action, reward=reward.squeeze(-1), next_obs=next_obs, discount=discount.squeeze(-1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows in use, and what is pending."""
+        pending = [{k: v for k, v in b.__dict__.items()} for b in self._pending]  # noqa: C416 - a copy
+        return {"table": self.table[: self.size], "position": self.position, "pending": pending}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a :meth:`state_dict` back.
+
+        Raises:
+            ValueError: its rows are of other spaces, or more than fit.
+        """
+        table = state["table"]
+        if table.shape[1:] != self.table.shape[1:] or len(table) > self.capacity:
+            raise ValueError(f"a memory of {tuple(table.shape)} does not fit one of {tuple(self.table.shape)}")
+        self.size, self.position = len(table), state["position"]
+        self.table[: self.size] = table
+        self._pending = [Batch(**b) for b in state["pending"]]
+
+
+class Mix:
+    """Batches from two memories in a fixed ratio, the rows of the second after those of the first.
+
+    Args:
+        share: of each batch that comes from ``second`` (RLPD: 0.5).
+    """
+
+    def __init__(self, first: Replay, second: Replay, share: float = 0.5) -> None:
+        self.first, self.second, self.share = first, second, share
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def add(self, batch: Batch) -> None:
+        self.first.add(batch)
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        n = round(self.share * batch_size)
+        parts = [m.sample(k, generator) for m, k in ((self.first, batch_size - n), (self.second, n)) if k]
+        return Batch(**{name: torch.cat([p[name] for p in parts]) for name in parts[0]})
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.first.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.first.load_state_dict(state)
+
+
+def available_bytes(device: torch.device | str) -> int | None:
+    """Free memory of a device [bytes]; None where it cannot be told."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as f:
+            for line in f:
+                if line.startswith("MemAvailable"):
+                    return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _where(mask: Tensor, a: Any, b: Any) -> Any:
+    if isinstance(a, dict):
+        return {k: _where(mask, a[k], b[k]) for k in a}
+    return torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b)
