@@ -1,0 +1,199 @@
+"""The command line, called as a user calls it: what it does, and what it answers to what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from polopt.cli import COMMANDS, main
+
+TINY = (
+    *("--env", "Pendulum-v1", "--num-envs", "2", "--n-steps", "16", "--batch-size", "16", "--n-epochs", "1"),
+    *("--policy-kwargs", "net_arch=[4]", "activation_fn=ReLU", "--env-kwargs", "max_episode_steps=11"),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "PPO", *TINY, "-n", "96", "--out", str(folder), "--seed", "4"]) == 0
+    return folder
+
+
+def test_train_writes_what_was_asked_for(run: Path):
+    config = json.loads((run / "config.json").read_text())
+    assert (config["env"], config["num_envs"], config["seed"], config["total_timesteps"]) == ("Pendulum-v1", 2, 4, 96)
+    assert config["env_kwargs"] == {"max_episode_steps": 11}
+    assert config["policy_kwargs"] == {"net_arch": [4], "activation_fn": {"class": "torch.nn.modules.activation:ReLU"}}
+    assert (run / "model.zip").exists()
+
+
+def test_names_as_rl_zoo_has_them(tmp_path: Path):
+    words = [
+        *TINY,
+        "--n_timesteps",
+        "32",
+        "--learning_rate",
+        "lin_3e-4",
+        "--clip_range_vf",
+        "0.5",
+        "--target-kl",
+        "None",
+    ]
+    words[words.index("--num-envs")] = "--n-envs"
+    assert main(["train", "ppo", *words, "--normalize-obs", "--backend", "torch", "--out", str(tmp_path / "r")]) == 0
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    hyper = config["hyperparameters"]
+    assert hyper["learning_rate"] == "lin_3e-4" and hyper["clip_range_vf"] == 0.5 and hyper["target_kl"] is None
+    assert hyper["normalize_obs"] is True and hyper["num_envs"] == 2
+    assert config["env_kwargs"]["backend"] == "torch"
+
+
+def test_a_preset_is_where_flags_start_from(tmp_path: Path):
+    from polopt.presets import preset
+
+    words = [
+        "--env",
+        "HalfCheetah-v5",
+        "--preset",
+        "-n",
+        "64",
+        "--num-envs",
+        "4",
+        "--n-steps",
+        "16",
+        "--batch-size",
+        "64",
+    ]
+    assert main(["train", "PPO", *words, "--out", str(tmp_path / "r")]) == 0
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    tuned = preset("PPO", "HalfCheetah-v5")
+    assert config["hyperparameters"]["gamma"] == tuned["gamma"]
+    assert config["policy_kwargs"] == tuned["policy_kwargs"]
+    assert config["num_envs"] == 4
+
+
+@pytest.mark.parametrize("where", ["", "model.zip"])
+def test_evaluate(run: Path, where: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["evaluate", str(run / where), "--episodes", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "PPO on Pendulum-v1: 3 greedy episodes" in out
+    assert "mean return" in out and "11.0 steps" in out  # with the arguments it was trained with
+
+
+def test_record(run: Path, capsys: pytest.CaptureFixture[str]):
+    import imageio.v3 as iio
+
+    for name, shape in (("strip.png", 3), ("clip.mp4", 4), ("clip.gif", 4)):
+        assert main(["record", str(run), "--out", str(run / name), "--steps", "5"]) == 0
+        pictures = iio.imread(run / name)
+        assert pictures.ndim == shape and pictures.std() > 0
+    assert main(["record", str(run), "--out", str(run / "clip.txt")]) == 2
+    assert ".mp4" in capsys.readouterr().err
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]):
+    assert main(["list", "envs"]) == 0
+    out = capsys.readouterr().out
+    assert "HalfCheetah-v5" in out and "polopt/LQR-v0" in out
+    assert main(["list", "agents"]) == 0
+    assert "Proximal Policy Optimization" in capsys.readouterr().out
+
+
+def test_theory(capsys: pytest.CaptureFixture[str]):
+    assert main(["theory", "list"]) == 0
+    assert "exact_pg" in capsys.readouterr().out
+    assert main(["theory", "run", "exact_gp"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+# Each of these is the user's mistake: told in words with what would be right, exit code 2, no traceback.
+WRONG: dict[str, tuple[list[str], str]] = {
+    "command": (["trian"], "did you mean train"),
+    "algorithm": (["train", "PPOO", *TINY], "there is no algorithm 'PPOO'; did you mean PPO"),
+    "no algorithm": (["train", *TINY], "train what?"),
+    "env": (["train", "PPO", "--env", "HalfCheeta-v5"], "did you mean HalfCheetah-v5"),
+    "env forgotten": (["train", "PPO"], "--env"),
+    "env not an option": (["train", "PPO", "Hopper-v5"], "--env Hopper-v5"),
+    "flag": (["train", "PPO", *TINY, "--gama", "0.9"], "--gamma"),
+    "range": (["train", "PPO", *TINY, "--gamma", "2"], "gamma=2.0 is outside [0, 1]"),
+    "batch size": (["train", "PPO", *TINY, "--batch-size", "64"], "batch_size=64 is larger than the rollout"),
+    "schedule": (["train", "PPO", *TINY, "--learning-rate", "fast"], "'lin_NUMBER'"),
+    "type": (["train", "PPO", *TINY, "--n-steps", "many"], "many"),
+    "env argument": (["train", "PPO", *TINY, "--env-kwargs", "nonsense"], "--env-kwargs takes KEY=VALUE"),
+    "policy argument": (["train", "PPO", *TINY, "--policy-kwargs", "net_arc=[3]"], "net_arc"),
+    "activation": (["train", "PPO", *TINY, "--policy-kwargs", "activation_fn=Relu"], "did you mean ReLU"),
+    "preset": (["train", "PPO", "--env", "LunarLander-v3", "--preset"], "no preset for PPO on 'LunarLander-v3'"),
+    "device": (["train", "PPO", *TINY, "--device", "tpu"], "device='tpu' is not available"),
+    "flag not for the shell": (["train", "NPG", "--env", "CartPole-v1", "--use-sde"], "--use-sde"),
+    "resume": (["train", "--resume", "nowhere"], "holds no run"),
+    "evaluate": (["evaluate", "nowhere"], "nowhere.zip"),
+    "list": (["list", "agent"], "agents"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_is_answered_in_words(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    args, told = WRONG[name]
+    assert main(args) == 2
+    err = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert told in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_in_use(run: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "PPO", *TINY, "--out", str(run)]) == 2
+    assert f"--resume {run}" in capsys.readouterr().err.replace("\n", " ")
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "has run all its 96 steps" in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from polopt.cli import main\n"
+        "assert main(['--help']) == main([]) == main(['train', '--help']) == main(['record', '--help']) == 0\n"
+        "heavy = {'torch', 'gymnasium', 'mujoco', 'stable_baselines3', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for name in COMMANDS:
+        assert name in done.stdout
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]):
+    for name in sorted({*COMMANDS} - {"theory"}):
+        assert main([name, "--help"]) == 0
+        assert f"polopt {name}" in capsys.readouterr().out
+    assert main(["train", "PPO", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--clip-range" in out and "--gae-lambda" in out and "--use-sde" not in out
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "polopt", "train", "PPO", *TINY, "-n", "3200000", "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while not (folder / "config.json").exists() or (folder / "progress.csv").stat().st_size < 2000:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert f"polopt train --resume {folder}" in out
+    assert "stopping after this iteration" in err and "Traceback" not in err
+    assert [p.name for p in (folder / "checkpoints").iterdir() if p.name != "step_00000000.zip"]
