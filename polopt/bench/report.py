@@ -461,7 +461,10 @@ def _estimate(point: float | None, interval: np.ndarray | None, digits: int, run
 
 
 def _mean(one: _Series, env: str) -> str:
-    return f"{one.final(env).mean():.0f} ± {one.final(env).std():.0f}" if one.seeds(env) else "-"
+    final = one.final(env)
+    if len(final) < 2:
+        return f"{final[0]:.0f}" if len(final) else "-"
+    return f"{final.mean():.0f} ± {final.std(ddof=1):.0f}"
 
 
 def _rate(one: _Series, env: str) -> str:
