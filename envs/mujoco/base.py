@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -19,12 +19,12 @@ from mujoco.batch import Batch, SimulationError
 from polopt.env import EnvError, HostEnv, State, Step
 
 from . import HEADLESS
+from .contact import ContactBatch
 
 __all__ = ["MujocoEnv", "Options", "length"]
 
 _FATAL = slice(mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADCTRL + 1)
 _SYMPTOMS = ("position", "velocity", "acceleration", "control")
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
 
 
@@ -136,27 +136,18 @@ class MujocoEnv(HostEnv):
 
         self.model = mujoco.MjModel.from_xml_path(str(_model_path(xml_file)))
         self.dt = self.model.opt.timestep * frame_skip
-        # One world whose contact forces are needed runs on an MjData of its own, which spares fetching it after each step.
-        self._alone = contact_forces and num_envs == 1
         threads = min(threads or _cores(), num_envs)
-        self._batch = Batch(self.model, num_envs, threads, persistent=contact_forces and not self._alone)
+        self._batch = (ContactBatch if contact_forces else Batch)(self.model, num_envs, threads)
         self._derived: dict[str, np.ndarray] = {}
         self._parameters: dict[str, np.ndarray] = {}
         self._batch.reset(stage=_NONE)
         self._default = self._batch.state[0].copy()
-        self._data = mujoco.MjData(self.model)
-        self._models = [self.model] * num_envs
         self.qpos, self.qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         first = (self.qpos.ctypes.data - self._batch.state.ctypes.data) // self.qpos.itemsize
         self.joints = self._batch.state[:, first : first + self.model.nq + self.model.nv]
-        if self._alone:
-            self._fatal = self._data.warning.number[None, _FATAL]
-            self.cfrc_ext = self._derived["cfrc_ext"] = self._data.cfrc_ext[None]
-        else:
-            self._fatal = self._batch.warning[:, _FATAL, 1]
-            if contact_forces:
-                self.cfrc_ext = self._derived["cfrc_ext"] = np.zeros((num_envs, self.model.nbody, 6))
-        self._contact_forces = contact_forces
+        self._fatal = self._batch.warning[:, _FATAL, 1]
+        if contact_forces:
+            self.cfrc_ext = self._bind("cfrc_ext")
         self.init_qpos, self.init_qvel = self.qpos[0].copy(), self.qvel[0].copy()
 
         if camera_id is None and (camera_name is not None or default_camera_config is None):
@@ -212,7 +203,7 @@ class MujocoEnv(HostEnv):
 
     def _bind(self, name: str) -> np.ndarray:
         """The live, read-only array ``[N, ...]`` of ``MjData``'s derived field ``name``."""
-        self._derived[name] = getattr(self._data, name)[None] if self._alone else self._batch.bind(name)
+        self._derived[name] = self._batch.bind(name)
         return self._derived[name]
 
     def _each(self, values: np.ndarray) -> Any:
@@ -246,8 +237,7 @@ class MujocoEnv(HostEnv):
         if seed is not None or not self._rngs:
             seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
             self._rngs = [seeding.np_random(s)[0] for s in seeds]
-        self._batch.reset(stage=_NONE)
-        mujoco.mj_resetData(self._models[0], self._data)  # both also forget divergences
+        self._batch.reset(stage=_NONE)  # which also forgets divergences
         self._restart(np.arange(self.num_envs))
         self._info = {name: np.array(value) for name, value in self._reset_info().items()}
         return self._observe()
@@ -257,8 +247,8 @@ class MujocoEnv(HostEnv):
         self._batch.state[worlds] = self._default
         for i in worlds:
             self.qpos[i], self.qvel[i] = self._draw(self._rngs[i])
-        self._forward(worlds)
-        if self._contact_forces:
+        self._batch.forward(worlds)
+        if isinstance(self._batch, ContactBatch):
             self.cfrc_ext[worlds] = 0.0
 
     def reset_where(self, mask: np.ndarray) -> np.ndarray:
@@ -302,14 +292,9 @@ class MujocoEnv(HostEnv):
             EnvError: it failed or diverged in some world. (MuJoCo itself resets a diverged world and goes on.)
         """
         try:
-            if self._alone:
-                self._run_alone(mujoco.mj_step, self.frame_skip)
-            else:
-                self._batch.step(None, self.frame_skip)
+            self._batch.step(None, self.frame_skip)
         except SimulationError as error:
             raise EnvError(f"{self.id or type(self).__name__}, world {error.ids[0]}: {error}") from error
-        except mujoco.FatalError as error:
-            raise EnvError(f"{self.id or type(self).__name__}, world 0: {error}") from error
         if np.count_nonzero(self._fatal):
             world, kind = np.argwhere(self._fatal)[0]
             raise EnvError(
@@ -317,30 +302,6 @@ class MujocoEnv(HostEnv):
                 f"{self._episode_length[world] + 1} of the episode (a NaN, infinite or huge {_SYMPTOMS[kind]}); "
                 f"its action was {self._ctrl[world].tolist()}"
             )
-        if self._alone:
-            mujoco.mj_rnePostConstraint(self._models[0], self._data)
-        elif self._contact_forces:
-            # Batch evaluates forces at the integrator's first stage, Gymnasium after its last one: the whole MjData
-            # of a world is fetched, and the evaluation repeated on it.
-            data, forces = self._data, self._data.cfrc_ext
-            for i, model in enumerate(self._models):
-                self._batch.get_data(i, data)
-                mujoco.mj_rnePostConstraint(model, data)
-                self.cfrc_ext[i] = forces
-
-    def _forward(self, worlds: np.ndarray) -> None:
-        """Evaluate the dynamics of ``worlds`` at their states."""
-        if self._alone:
-            self._run_alone(mujoco.mj_forward)
-        else:
-            self._batch.forward(worlds)
-
-    def _run_alone(self, function: Callable[..., None], *args: int) -> None:
-        """What Batch does for one world: its row of the state into an MjData, ``function``, and the row back."""
-        model, data, row = self._models[0], self._data, self._batch.state[0]
-        mujoco.mj_setState(model, data, row, _STATE)
-        function(model, data, *args)
-        mujoco.mj_getState(model, data, row, _STATE)
 
     # State.
 
@@ -359,7 +320,7 @@ class MujocoEnv(HostEnv):
             if value.shape != live.shape:
                 raise ValueError(f"{name} has shape {value.shape}: must be {live.shape}")
         self.qpos[:], self.qvel[:] = qpos, qvel
-        self._forward(np.arange(self.num_envs))
+        self._batch.forward(np.arange(self.num_envs))
         self._info = {}
         return self._observe()
 
@@ -386,8 +347,8 @@ class MujocoEnv(HostEnv):
         if name.startswith("opt.") or name in mujoco.MjModel._setconst_inputs:
             self._batch.set_const()
         self._parameters[name] = field
-        if self._contact_forces:
-            self._models = [self._batch.get_model(i) for i in range(self.num_envs)]
+        if isinstance(self._batch, ContactBatch):
+            self._batch.read_models()
         self._prepare()
 
     def state_dict(self) -> State:
