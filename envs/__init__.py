@@ -10,7 +10,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .register import register_when_loaded
+from polopt.hook import when_loaded
+
+from .register import register
 from .table import list_envs
 
 if TYPE_CHECKING:
@@ -53,4 +55,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-register_when_loaded()
+when_loaded("gymnasium", register)

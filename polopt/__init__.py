@@ -16,6 +16,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from .hook import when_loaded
+
 __version__ = "0.1.0"
 
 _LAZY = {
@@ -28,6 +30,9 @@ _LAZY = {
     "preset": "polopt.presets",
     "resume": "polopt.run",
 }
+
+
+when_loaded("gymnasium", lambda: importlib.import_module("polopt.envs"))  # makes the ids "polopt/..." known to it
 
 
 def __getattr__(name: str) -> Any:
