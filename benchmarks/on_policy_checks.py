@@ -1,0 +1,122 @@
+"""The minimal checks of the first-order methods' specifications, run for real: what each says it constrains, per update.
+
+    python benchmarks/on_policy_checks.py cartpole --seeds 0 1 2
+    python benchmarks/on_policy_checks.py cheetah --methods PPO FixPO --seeds 0
+
+Every finished run is added to ``records/on_policy_checks/CHECK.json``; one that is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import polopt
+
+RECORDS = Path(__file__).parent / "records" / "on_policy_checks"
+KEPT = (
+    "ratio_deviation", "ratio_variance", "kl_mean", "kl_max", "clip_fraction", "entropy_loss", "fixup_steps",
+    "fixup_kept", "beta", "multiplier", "frequency_loss",
+)  # fmt: skip
+MUJOCO = dict(
+    num_envs=8,
+    n_steps=256,
+    batch_size=512,
+    n_epochs=10,
+    learning_rate="lin_3e-4",
+    normalize_obs=True,
+    normalize_reward=True,
+)
+FIRST_ORDER = ("PPO", "SPO", "DPO", "PPOPenalty", "R2VPO", "FixPO", "TayPO", "PMOE")
+CHECKS: dict[str, dict[str, Any]] = {
+    # Thirty epochs at a high learning rate: what pulls a ratio back, and what does not.
+    "cartpole": dict(
+        env="CartPole-v1", steps=50_000, methods=("PPO", "SPO"),
+        config=dict(num_envs=8, n_steps=128, batch_size=64, n_epochs=30, learning_rate=1e-3),
+    ),
+    # SPO's script, which is also the usual PPO setting.
+    "cheetah": dict(env="HalfCheetah-v5", steps=300_000, methods=FIRST_ORDER, config=MUJOCO),
+    # The SPO paper's seven layers.
+    "deep": dict(
+        env="HalfCheetah-v5", steps=300_000, methods=("PPO", "SPO"),
+        config=MUJOCO | dict(policy_kwargs=dict(net_arch=dict(pi=[256, 256, 128, 128, 64, 64], vf=[64, 64]))),
+    ),
+}  # fmt: skip
+
+
+def play(check: str, method: str, seed: int) -> dict[str, Any]:
+    """One run: its metrics per update, and the mean return of the episodes that ended lately."""
+    c = CHECKS[check]
+    model = getattr(polopt, method)("MlpPolicy", c["env"], seed=seed, threads=1, **c["config"])
+    curve: list[dict[str, float]] = []
+    update = model.update
+
+    def watched(batch: Any) -> dict[str, torch.Tensor]:
+        metrics = update(batch)
+        row: dict[str, float] = {"steps": model.num_timesteps}
+        if model.ep_info_buffer:
+            row["return"] = round(sum(e["r"] for e in model.ep_info_buffer) / len(model.ep_info_buffer), 2)
+        curve.append(row | {k: float(f"{float(metrics[k]):.4g}") for k in KEPT if k in metrics})
+        return metrics
+
+    model.update = watched
+    started, processor = time.perf_counter(), time.process_time()
+    model.learn(c["steps"], log_interval=None)
+    steps = model.config.n_steps * model.config.num_envs
+    return {
+        "method": method, "seed": seed, "config": model.config.to_json(), "rollout": steps,
+        "wall_s": round(time.perf_counter() - started, 1), "processor_s": round(time.process_time() - processor, 1),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+        ).stdout.strip(),
+        "versions": {p: version(p) for p in ("torch", "numpy", "mujoco", "gymnasium")} | {"python": platform.python_version()},
+        "curve": curve,
+    }  # fmt: skip
+
+
+def summary(run: dict[str, Any]) -> str:
+    """Last return, and over the updates the mean and the largest of what was measured."""
+    words = [f"{run['method']:>10} seed {run['seed']}: return {run['curve'][-1].get('return', float('nan')):8.1f}"]
+    for key in ("ratio_deviation", "ratio_variance", "kl_mean", "kl_max", "fixup_steps"):
+        values = [row[key] for row in run["curve"] if key in row]
+        if values:
+            late = values[len(values) // 2 :]
+            words.append(
+                f"{key} mean {sum(values) / len(values):.4g} late {sum(late) / len(late):.4g} max {max(values):.4g}"
+            )
+    return "; ".join(words)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("check", choices=CHECKS)
+    parser.add_argument("--methods", nargs="*")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    path = RECORDS / f"{args.check}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = json.loads(path.read_text()) if path.exists() else {"check": args.check, "runs": []}
+    done = {(run["method"], run["seed"]) for run in record["runs"]}
+    for seed in args.seeds:
+        for method in args.methods or CHECKS[args.check]["methods"]:
+            if (method, seed) not in done:
+                record["runs"].append(play(args.check, method, seed))
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text(json.dumps(record, separators=(",", ":")) + "\n")
+                os.replace(temporary, path)
+    for run in record["runs"]:
+        print(summary(run))
+
+
+if __name__ == "__main__":
+    main()
