@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["gae", "td_lambda_sum"]
+__all__ = ["elapsed", "finished", "gae", "td_lambda_sum"]
 
 
 def gae(
@@ -57,3 +57,15 @@ def td_lambda_sum(delta: Tensor, carry: Tensor) -> Tensor:
         x = torch.addcmul(delta[t], carry[t], x)
         out[t] = x
     return out
+
+
+def finished(done: Tensor) -> Tensor:
+    """Whether each step's episode ends within the rollout, ``[T, N]`` bool."""
+    return done.flip(0).int().cummax(0).values.flip(0).bool()
+
+
+def elapsed(done: Tensor) -> Tensor:
+    """Steps since the episode began, ``[T, N]`` int64; since the rollout began for an episode already running."""
+    index = torch.arange(len(done), device=done.device).unsqueeze(1)
+    began = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
+    return index - (index * began).cummax(0).values

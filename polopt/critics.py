@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class QEnsemble(nn.Module):
         widths = [size, *hidden, out]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self.gains, self.shifts = nn.ParameterList(), nn.ParameterList()
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in pairwise(widths):
             bound = 1 / math.sqrt(a)
             self.weights.append(nn.Parameter(torch.empty(members, a, b).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(members, 1, b).uniform_(-bound, bound)))

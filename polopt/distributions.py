@@ -71,6 +71,10 @@ class Distribution(ABC):
         """KL(old || new) [nat], ``[...]``, exact, summed over action dimensions."""
         raise NotImplementedError(f"{type(self).__name__} has no closed-form KL")
 
+    def kl_parts(self, old: Tensor, new: Tensor) -> tuple[Tensor, ...]:
+        """The KLs [nat] that V-MPO and its kin constrain apart, each ``[...]``; the whole :meth:`kl` by default."""
+        return (self.kl(old, new),)
+
 
 class DiagGaussian(Distribution):
     """N(mean, diag exp(log_std)^2); parameters ``[mean, log_std]``, ``P = 2A``.
@@ -107,9 +111,8 @@ class DiagGaussian(Distribution):
         z = (m_o - m_n) * torch.exp(-l_n)
         return (-d + 0.5 * (torch.exp(2 * d) + z * z - 1)).sum(-1)
 
-    def kl_parts(self, old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-        """The two halves that V-MPO constrains apart: KL with only the mean moved (under the old covariance), and with
-        only the covariance moved; each ``[...]``."""
+    def kl_parts(self, old, new):
+        """KL with only the mean moved (under the old covariance), and with only the covariance moved."""
         (m_o, l_o), (m_n, l_n) = old.chunk(2, -1), new.chunk(2, -1)
         z = (m_o - m_n) * torch.exp(-l_o)
         d = l_o - l_n

@@ -84,7 +84,9 @@ class Replay:
         valid = first.valid if "valid" in first else None
         self._append(first.obs, first.action, reward, next_obs, discount * ~terminated, valid)
 
-    def _append(self, obs: Any, action: Tensor, reward: Tensor, next_obs: Any, discount: Tensor, valid: Tensor | None) -> None:
+    def _append(
+        self, obs: Any, action: Tensor, reward: Tensor, next_obs: Any, discount: Tensor, valid: Tensor | None
+    ) -> None:
         n = len(reward)
         columns = [
             encode(self.observation_space, obs), action.reshape(n, -1).float(), reward.reshape(n, 1),
@@ -119,7 +121,9 @@ class Replay:
         """Rows of the table as a batch ``[B]``."""
         obs, action, reward, next_obs, discount = rows.split(self.widths, -1)
         action = action.squeeze(-1).long() if self.discrete else action
-        return Batch(obs=obs, action=action, reward=reward.squeeze(-1), next_obs=next_obs, discount=discount.squeeze(-1))
+        return Batch(
+            obs=obs, action=action, reward=reward.squeeze(-1), next_obs=next_obs, discount=discount.squeeze(-1)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The rows in use, and what is pending."""

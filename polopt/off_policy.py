@@ -73,7 +73,9 @@ class OffPolicyConfig(AgentConfig):
         if self.replay_buffer_class is not None or self.replay_buffer_kwargs:
             raise NotImplementedError("replay_buffer_class is not used: transitions are kept in polopt.memory.Replay")
         if self.gradient_steps == 0:
-            raise ValueError("gradient_steps=0 would never learn; it is a positive number, or -1 for as many as steps were taken")
+            raise ValueError(
+                "gradient_steps=0 would never learn; it is a positive number, or -1 for as many as steps were taken"
+            )
 
 
 class OffPolicy(Agent):
@@ -110,7 +112,9 @@ class OffPolicy(Agent):
         """sum_k mean (Q_k(s, a) - y)², y = r + γ^k (1 - d) V(s')."""
         with torch.no_grad():
             target = b.reward + b.discount * self.next_value(b)
-        log["critic_loss"] = loss = self.critic_scale * (self.nets["critic"](b.obs, b.action) - target).square().mean(-1).sum()
+        log["critic_loss"] = loss = (
+            self.critic_scale * (self.nets["critic"](b.obs, b.action) - target).square().mean(-1).sum()
+        )
         return loss
 
     def policy_loss(self, b: Batch) -> Tensor:
@@ -179,7 +183,9 @@ class OffPolicy(Agent):
 
     def _build(self) -> None:
         if self.config.normalize_obs or self.config.normalize_reward:
-            raise NotImplementedError(f"{type(self).__name__} with normalize_obs or normalize_reward is not built; pass a VecNormalize environment")
+            raise NotImplementedError(
+                f"{type(self).__name__} with normalize_obs or normalize_reward is not built; pass a VecNormalize environment"
+            )
         kwargs = dict(self.policy_kwargs)
         optimizer = {"optimizer": kwargs.pop("optimizer_class", torch.optim.Adam), **kwargs.pop("optimizer_kwargs", {})}
         arch, activation = kwargs.pop("net_arch", self.default_arch), kwargs.pop("activation_fn", nn.ReLU)
@@ -198,7 +204,9 @@ class OffPolicy(Agent):
     default_arch: ClassVar[tuple[int, ...]] = (256, 256)
     more_policy_kwargs: ClassVar[frozenset[str]] = frozenset({"n_critics"})
 
-    def make_actor(self, distribution: Distribution, arch: list[int], activation_fn: type[nn.Module], **kwargs: Any) -> ActorCritic:
+    def make_actor(
+        self, distribution: Distribution, arch: list[int], activation_fn: type[nn.Module], **kwargs: Any
+    ) -> ActorCritic:
         """An actor over scaled actions, without a value network, initialised as ``torch.nn.Linear`` is."""
         return ActorCritic(
             self.observation_space, self.action_space, distribution, net_arch={"pi": arch, "vf": []},
@@ -235,7 +243,11 @@ class OffPolicy(Agent):
         return self._explore(shape)
 
     def _uniform(self, shape: tuple[int, int]) -> Tensor:
-        dim = self.policy.distribution.size if isinstance(self.action_space, spaces.Discrete) else encoded_size(self.action_space)
+        dim = (
+            self.policy.distribution.size
+            if isinstance(self.action_space, spaces.Discrete)
+            else encoded_size(self.action_space)
+        )
         return 2 * torch.rand(*shape, dim, generator=self.generator, device=self.device) - 1
 
     def _explore(self, shape: tuple[int, int]) -> Tensor:
@@ -245,7 +257,9 @@ class OffPolicy(Agent):
             return noise
         if isinstance(given, (int, float)):
             return given * torch.randn(noise.shape, generator=self.generator, device=self.device)
-        drawn = np.stack([[np.asarray(given()).reshape(-1)[: noise.shape[-1]] for _ in range(shape[1])] for _ in range(shape[0])])
+        drawn = np.stack(
+            [[np.asarray(given()).reshape(-1)[: noise.shape[-1]] for _ in range(shape[1])] for _ in range(shape[0])]
+        )
         return torch.as_tensor(drawn, dtype=noise.dtype, device=self.device)
 
     @torch.no_grad()

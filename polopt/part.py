@@ -122,7 +122,9 @@ class Part:
 
     def _other(self, gradient: tuple[Tensor, ...], norm: Tensor) -> None:
         if torch.compiler.is_compiling():
-            raise RuntimeError("only Adam, AdamW and SGD without momentum can be compiled; use compile=False with this optimizer")
+            raise RuntimeError(
+                "only Adam, AdamW and SGD without momentum can be compiled; use compile=False with this optimizer"
+            )
         scale = 1.0 if self.max_grad_norm is None else (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         for p, g in zip(self.params, gradient, strict=True):
             p.grad = g * scale

@@ -19,31 +19,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from polopt.advantage import gae
+from polopt.advantage import elapsed, finished, gae
 from polopt.batch import Batch
 from polopt.config import hyper
 from polopt.distributions import Distribution
 from polopt.on_policy import OnPolicy, OnPolicyConfig
 from polopt.policy import ActorCritic
 
-__all__ = ["REINFORCE", "elapsed", "finished", "score_loss"]
+__all__ = ["REINFORCE", "score_loss"]
 
 
 def score_loss(log_prob: Tensor, weight: Tensor) -> Tensor:
     """-mean(log π(a|s) w): its gradient is the negated policy gradient where w estimates the advantage."""
     return -(log_prob * weight).mean()
-
-
-def finished(done: Tensor) -> Tensor:
-    """Whether each step's episode ends within the rollout, ``[T, N]`` bool."""
-    return done.flip(0).int().cummax(0).values.flip(0).bool()
-
-
-def elapsed(done: Tensor) -> Tensor:
-    """t, steps since the episode began, ``[T, N]`` int64; counted from the rollout's start for one already running."""
-    index = torch.arange(len(done), device=done.device).unsqueeze(1)
-    started = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
-    return index - (index * started).cummax(0).values
 
 
 class REINFORCE(OnPolicy):

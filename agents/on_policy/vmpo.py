@@ -1,7 +1,6 @@
 """V-MPO: On-Policy Maximum a Posteriori Policy Optimization.
 
-Song, Abdolmaleki, Springenberg, Clark, Soyer, Rae, Noury, Ahuja, Liu, Tirumala, Heess, Belov, Riedmiller, Botvinick,
-2020, arXiv 1909.12238 (section 4; the numbers here are ours).
+Song, Abdolmaleki, Springenberg, Clark, and others, 2020, arXiv 1909.12238 (the equations' numbers here are ours).
 
 The half D~ of the batch with the largest advantages is imitated with weights ψ, inside a KL trust region. Temperature η
 and multipliers α are dual variables with their own optimizer.
@@ -31,7 +30,6 @@ from polopt.config import hyper
 from polopt.distributions import DiagGaussian
 from polopt.dual import DualPart, Multipliers, dual_loss, penalty
 from polopt.on_policy import EpochsConfig, OnPolicy
-from polopt.policy import ActorCritic
 
 __all__ = ["VMPO", "best_half", "temperature_loss", "weights"]
 
@@ -65,36 +63,31 @@ class VMPO(OnPolicy):
         eps_sigma: float = hyper(5e-5, "(0, inf)", "ε_Σ, KL of a Gaussian's covariance; 1e-6 to 5e-5")
         eps_alpha: float = hyper(0.01, "(0, inf)", "ε_α, KL of any other policy; 0.001 to 0.01")
         eta_init: float = hyper(1.0, "(0, inf)", "η at the start")
-        alpha_init: float | None = hyper(None, "(0, inf)", "α at the start; None: 1 for a Gaussian's, else 5")
+        alpha_init: float = hyper(1.0, "(0, inf)", "α at the start; 1, for discrete actions 5")
         dual_learning_rate: float = hyper(0.01, "[0, inf)", "learning rate of η and α")
-        target_interval: int = hyper(
-            1, "[1, inf)", "T_target in rollouts: how often π_old takes the policy's parameters"
-        )
+        target_interval: int = hyper(1, "[1, inf)", "T_target [rollouts], after which π_old becomes π_θ")
 
     def make_parts(self, **optimizer: Any) -> None:
         self.make_split_parts(**optimizer)
-        gaussian = isinstance(self.policy.distribution, DiagGaussian)
-        alpha = self.config.alpha_init or (1.0 if gaussian else 5.0)
-        names = ("alpha_mu", "alpha_sigma") if gaussian else ("alpha",)
-        self.nets["dual"] = self.dual = Multipliers(eta=self.config.eta_init, **dict.fromkeys(names, alpha)).to(
-            self.device
-        )
-        self.parts["dual"] = DualPart(self.dual, lr=self.config.dual_learning_rate)
+        alphas = dict.fromkeys(self.bounds(), self.config.alpha_init)
+        self.nets["dual"] = self.dual = Multipliers(eta=self.config.eta_init, **alphas).to(self.device)
         self.nets["old"] = copy.deepcopy(self.policy).requires_grad_(False)
+        self.parts["dual"] = DualPart(self.dual, lr=self.config.dual_learning_rate)
 
     @property
-    def behaviour(self) -> ActorCritic:
+    def behaviour(self) -> Any:
         return self.nets["old"]
 
+    def bounds(self) -> dict[str, float]:
+        """Name of each multiplier α, and its bound ε."""
+        if isinstance(self.policy.distribution, DiagGaussian):
+            return {"alpha_mu": self.c.eps_mu, "alpha_sigma": self.c.eps_sigma}
+        return {"alpha": self.c.eps_alpha}
+
     def constraints(self, b: Batch) -> list[tuple[Tensor, Tensor, float]]:
-        """Each multiplier with its KL and its bound."""
-        if not isinstance(d := self.policy.distribution, DiagGaussian):
-            return [(self.dual.alpha, b.kl.mean(), self.c.eps_alpha)]
-        mean, covariance = d.kl_parts(b.params, b.new_params)
-        return [
-            (self.dual.alpha_mu, mean.mean(), self.c.eps_mu),
-            (self.dual.alpha_sigma, covariance.mean(), self.c.eps_sigma),
-        ]
+        """Each α with its KL and its ε."""
+        kls = self.policy.distribution.kl_parts(b.params, b.new_params)
+        return [(getattr(self.dual, a), kl.mean(), e) for (a, e), kl in zip(self.bounds().items(), kls, strict=True)]
 
     def policy_loss(self, b: Batch) -> Tensor:
         best = best_half(b.advantage)

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-
-import polopt
-from polopt.agents.on_policy.reinforce import elapsed, finished, score_loss
-from polopt.batch import Batch
+from polopt.agents.on_policy.reinforce import score_loss
 from polopt.theory.generators import garnet
 from polopt.theory.gradients import policy_gradient, softmax
 from polopt.theory.simulate import simulate
 from polopt.theory.solvers import evaluate
+
+import polopt
+from polopt.advantage import elapsed, finished
+from polopt.batch import Batch
 
 S, A, HORIZON = 5, 3, 24
 
