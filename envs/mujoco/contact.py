@@ -35,6 +35,8 @@ class ContactBatch(Batch):
         field = super().bind(name)
         if np.may_share_memory(field, self.state):
             return field
+        if self.nsim == 1:
+            return getattr(self._scratch[0], name)[None]  # live as it is
         return self._outputs.setdefault(name, np.zeros_like(field))
 
     def step(self, ids: None = None, nstep: int = 1) -> None:
