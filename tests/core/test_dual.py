@@ -44,5 +44,5 @@ def test_dual_ascent_finds_the_multiplier_of_a_known_problem():
     "bad", [{"floor": -1.0, "a": 1.0}, {"floor": 2.0, "ceiling": 1.0}, {"a": -1.0}, {"ceiling": 1.0, "a": 2.0}]
 )
 def test_bounds_are_checked(bad):
-    with pytest.raises(ValueError, match="floor|start in"):
+    with pytest.raises(ValueError, match=r"floor|start in"):
         Multipliers(**bad)
