@@ -9,7 +9,6 @@ gradient); A. Agarwal, S. Kakade, J. Lee, G. Mahajan, arXiv 1908.00261.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import logsumexp
 
 from .mdp import MDP
 from .solvers import evaluate, occupancy
@@ -27,7 +26,8 @@ __all__ = [
 
 def softmax(theta: np.ndarray) -> np.ndarray:
     """``exp(theta) / sum_a exp(theta)`` over the last axis."""
-    return np.exp(theta - logsumexp(theta, axis=-1, keepdims=True))
+    weights = np.exp(theta - theta.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def objective(mdp: MDP, theta: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import logsumexp
 
 __all__ = ["kl", "kl_prox", "log_normalise", "project_simplex", "tsallis_minimiser"]
 
@@ -25,7 +24,8 @@ def project_simplex(x: np.ndarray) -> np.ndarray:
 
 def log_normalise(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities ``[..., A]`` of logits, floored at -700."""
-    return np.maximum(logits - logsumexp(logits, axis=-1, keepdims=True), LOG_FLOOR)
+    shifted = logits - logits.max(-1, keepdims=True)
+    return np.maximum(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)), LOG_FLOOR)
 
 
 def kl_prox(log_pi: np.ndarray, gain: np.ndarray, eta: float | np.ndarray) -> np.ndarray:
