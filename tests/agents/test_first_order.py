@@ -36,3 +36,18 @@ def test_each_row_of_the_table_moves_its_part_and_no_other(name, prepared):
         model.parts[part].descend(loss(model.evaluate(b), {}))
         moved = {i for i, p in everything.items() if not torch.equal(p, before[i])}
         assert moved and moved <= {id(p) for p in model.parts[part].params}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_compiled_minibatch_step_is_the_eager_one(name, prepared):
+    eager, compiled = make(name), make(name, compile=True)
+    if not compiled.compiled:
+        pytest.skip("no C++ compiler")
+    b = next(iter(eager.minibatches(prepared(eager))))
+    for _ in range(2):
+        eager.minibatch_step(b)
+        compiled.minibatch_step(b)
+    for x, y in zip(eager.nets.values(), compiled.nets.values(), strict=True):
+        for p, q in zip(x.parameters(), y.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)

@@ -82,17 +82,6 @@ def test_ratios_stay_nearer_to_one_than_ppos():
     assert mean[polopt.SPO] < 0.1 and mean[polopt.SPO] < 0.6 * mean[polopt.PPO]
 
 
-@pytest.mark.slow
-def test_compiled_is_eager(prepared):
-    eager, compiled = make(), make(compile=True)
-    b = prepared(eager).take(torch.arange(32))
-    for _ in range(2):
-        first, second = eager.minibatch_step(b), compiled.minibatch_step(b)
-    for x, y in zip(eager.policy.parameters(), compiled.policy.parameters(), strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-6)
-    assert first["policy_gradient_loss"].item() == pytest.approx(second["policy_gradient_loss"].item(), abs=1e-5)
-
-
 def test_learns_to_balance_a_pole():
     model = make(
         env="CartPole-v1", n_steps=32, num_envs=8, batch_size=256, n_epochs=20, learning_rate="lin_1e-3", gamma=0.98,
