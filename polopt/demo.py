@@ -27,7 +27,7 @@ _TABLE = tomllib.loads((files("polopt.agents") / "presets" / "demo.toml").read_t
 ALGORITHM, ENV = _TABLE["algorithm"], _TABLE["env"]
 SETTING: dict[str, Any] = preset(ALGORITHM, ENV) | _TABLE["hyperparameters"]
 FEWEST, MOST = 20_000, 2_000_000
-FILM = 300
+FILM, POINTS = 300, 12
 
 
 class Random:
@@ -52,11 +52,13 @@ def run(out: Path, seconds: float = 60.0, seed: int = 0) -> int:
     Raises:
         RunError: ``out`` cannot be written.
     """
+    from .envs import make_env
+
     console = Console(soft_wrap=True)
     folder = out / "run"
     if (folder / "config.json").exists():  # an earlier demo's
         shutil.rmtree(folder)
-    steps = int(np.clip(_rate(seed) * seconds, FEWEST, MOST))
+    steps = int(np.clip(0.9 * _rate(seed) * seconds, FEWEST, MOST))
     session = new_run(ALGORITHM, ENV, steps, folder, seed=seed, **SETTING)
     model = session.model
     console.print(
@@ -64,7 +66,14 @@ def run(out: Path, seconds: float = 60.0, seed: int = 0) -> int:
         highlight=False,
     )
     started = time.perf_counter()
-    done = session.train(progress_bar=True)
+    worlds = make_env(ENV, num_envs=4)
+    curve: list[tuple[int, float]] = []
+
+    def watch(model: Any) -> None:
+        if model.num_timesteps >= steps * (len(curve) + 1) / POINTS:
+            curve.append((model.num_timesteps, evaluate_policy(model, worlds, worlds.num_envs, seed=1)[0]))
+
+    done = session.train(progress_bar=True, watch=watch)
     if not done.finished:
         console.print(f"stopped. Go on with  [bold]polopt train --resume {folder}[/]")
         return 128 + (done.signal or 0)
@@ -82,7 +91,7 @@ def run(out: Path, seconds: float = 60.0, seed: int = 0) -> int:
     console.print()
     console.print(table)
 
-    written = [(draw(folder / "progress.csv", out / "learning_curve.png", greedy, chance), "the learning curve")]
+    written = [(draw(folder / "progress.csv", out / "learning_curve.png", curve, chance), "the learning curve")]
     try:
         footage = film(model, ENV, seed=10_000, steps=FILM)
     except RuntimeError as error:  # no OpenGL: the numbers above stand without pictures
@@ -121,8 +130,8 @@ def _rate(seed: int) -> float:
     return rate
 
 
-def draw(progress: Path, out: Path, greedy: list[float], chance: list[float]) -> Path:
-    """The learning curve of a run's log, with the final greedy policy and random actions beside it."""
+def draw(progress: Path, out: Path, greedy: list[tuple[int, float]], chance: list[float]) -> Path:
+    """The learning curve: the greedy policy as evaluated on the way, the episodes of a run's log, random actions."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
@@ -131,44 +140,25 @@ def draw(progress: Path, out: Path, greedy: list[float], chance: list[float]) ->
     steps = np.array([float(line["time/total_timesteps"]) for line in lines])
     returns = np.array([float(line["rollout/ep_rew_mean"]) for line in lines])
     new = np.flatnonzero(np.diff(returns, prepend=np.nan))  # worlds in step end their episodes together
-    steps, returns, last = steps[new], returns[new], steps[-1]
+    steps, returns = steps[new], returns[new]
+    random = float(np.mean(chance))
+    x, y = np.array([(0, random), *greedy]).T
     ink, pale, blue, orange = "#222222", "#767676", "#0072B2", "#D55E00"
     figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
     axes = figure.subplots()
-    axes.axhline(0, color="#DDDDDD", lw=0.8, zorder=0)
-    axes.axhline(np.mean(chance), color=pale, lw=1.2, ls=(0, (4, 3)))
-    axes.plot(steps, returns, color=blue, lw=2.2, solid_capstyle="round")
-    axes.errorbar(
-        last,
-        np.mean(greedy),
-        np.std(greedy),
-        color=orange,
-        marker="o",
-        ms=7,
-        capsize=4,
-        lw=1.6,
-        clip_on=False,
-        zorder=3,
-    )
-    near = {"textcoords": "offset points", "fontsize": 10}
-    axes.annotate(f"random {np.mean(chance):,.0f}", (0, np.mean(chance)), (4, 5), color=pale, **near)
-    axes.annotate(
-        f"greedy {np.mean(greedy):,.0f}",
-        (last, np.mean(greedy)),
-        (-10, 6),
-        color=orange,
-        ha="right",
-        weight="bold",
-        **near,
-    )
-    i = int(0.6 * (len(steps) - 1))
-    axes.annotate("while exploring", (steps[i], returns[i]), (8, -14), color=blue, **near)
+    axes.axhline(random, color=pale, lw=1.2, ls=(0, (4, 3)), zorder=1)
+    axes.plot(steps, returns, color=blue, lw=1.8, alpha=0.85, solid_capstyle="round")
+    axes.plot(x, y, color=orange, lw=2.4, marker="o", ms=4.5, solid_capstyle="round", clip_on=False, zorder=3)
+    near = {"textcoords": "offset points", "fontsize": 10.5, "va": "center"}
+    axes.annotate(f"greedy {y[-1]:,.0f}", (x[-1], y[-1]), (9, 0), color=orange, weight="bold", **near)
+    axes.annotate("while\nexploring", (steps[-1], returns[-1]), (9, 0), color=blue, **near)
+    axes.annotate(f"random {random:,.0f}", (x[-1], random), (9, 0), color=pale, **near)
     axes.set_title(f"{ALGORITHM} on {ENV}", loc="left", fontsize=13, weight="bold", color=ink, pad=12)
     axes.set_xlabel("environment steps", color=pale)
     axes.set_ylabel("return of an episode", color=pale)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
-    axes.set_xlim(0, last * 1.02)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1000:,.0f}k" if v else "0"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    axes.set_xlim(0, x[-1])
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#BBBBBB")
     axes.tick_params(colors=pale, length=3)

@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,11 +190,14 @@ class Session:
         """Whether all steps were run and ``model.zip`` is there."""
         return self.model.num_timesteps >= self.total_timesteps and (self.folder / "model.zip").exists()
 
-    def train(self, progress_bar: bool = False, callback: Any = None) -> Run:
+    def train(
+        self, progress_bar: bool = False, callback: Any = None, watch: Callable[[Agent], None] | None = None
+    ) -> Run:
         """Train to the end; or to the first SIGINT or SIGTERM, which finishes the iteration and takes a checkpoint.
 
         Args:
             callback: as for ``learn``. Its own counters are not part of a checkpoint.
+            watch: called with the model after each iteration.
 
         Raises:
             EnvError, NonFiniteError: as ``learn``; the checkpoints stay.
@@ -209,6 +213,8 @@ class Session:
             if stop.signal is not None or self.cadence.due(model.num_timesteps):
                 _write_checkpoint(folder, model, log)
                 self.cadence.taken(model.num_timesteps)
+            if watch is not None:
+                watch(model)
             return stop.signal is None
 
         model._commit = commit
