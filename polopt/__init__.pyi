@@ -3,6 +3,9 @@ from typing import Any, Literal
 
 import torch
 
+from polopt.agents.off_policy.ddpg import DDPG as _DDPG
+from polopt.agents.off_policy.sac import SAC as _SAC
+from polopt.agents.off_policy.td3 import TD3 as _TD3
 from polopt.agents.on_policy.a2c import A2C as _A2C
 from polopt.agents.on_policy.dpo import DPO as _DPO
 from polopt.agents.on_policy.fixpo import FixPO as _FixPO
@@ -27,6 +30,117 @@ from polopt.run import resume as resume
 from polopt.schedule import Schedule
 
 __version__: str
+
+class DDPG(_DDPG):
+    def __init__(
+        self,
+        policy: Literal["MlpPolicy", "MultiInputPolicy", "CnnPolicy"] = ...,
+        env: Any = ...,
+        *,
+        stats_window_size: int = 100,
+        num_envs: int = 1,
+        normalize_obs: bool = False,
+        normalize_reward: bool = False,
+        compile: bool = False,
+        threads: int | None = None,
+        learning_rate: Schedule = 0.001,
+        buffer_size: int = 1000000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple = 1,
+        gradient_steps: int = 1,
+        n_steps: int = 1,
+        action_noise: Any = None,
+        optimize_memory_usage: bool = False,
+        replay_buffer_class: Any = None,
+        replay_buffer_kwargs: Any = None,
+        tensorboard_log: str | None = ...,
+        policy_kwargs: dict[str, Any] | None = ...,
+        verbose: int = ...,
+        seed: int | None = ...,
+        device: torch.device | str = ...,
+        env_kwargs: dict[str, Any] | None = ...,
+        _init_setup_model: bool = ...,
+    ) -> None: ...
+
+class SAC(_SAC):
+    def __init__(
+        self,
+        policy: Literal["MlpPolicy", "MultiInputPolicy", "CnnPolicy"] = ...,
+        env: Any = ...,
+        *,
+        stats_window_size: int = 100,
+        num_envs: int = 1,
+        normalize_obs: bool = False,
+        normalize_reward: bool = False,
+        compile: bool = False,
+        threads: int | None = None,
+        learning_rate: Schedule = 0.0003,
+        buffer_size: int = 1000000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple = 1,
+        gradient_steps: int = 1,
+        n_steps: int = 1,
+        action_noise: Any = None,
+        optimize_memory_usage: bool = False,
+        replay_buffer_class: Any = None,
+        replay_buffer_kwargs: Any = None,
+        ent_coef: float | str = ...,
+        target_update_interval: int = 1,
+        target_entropy: float | str = ...,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        tensorboard_log: str | None = ...,
+        policy_kwargs: dict[str, Any] | None = ...,
+        verbose: int = ...,
+        seed: int | None = ...,
+        device: torch.device | str = ...,
+        env_kwargs: dict[str, Any] | None = ...,
+        _init_setup_model: bool = ...,
+    ) -> None: ...
+
+class TD3(_TD3):
+    def __init__(
+        self,
+        policy: Literal["MlpPolicy", "MultiInputPolicy", "CnnPolicy"] = ...,
+        env: Any = ...,
+        *,
+        stats_window_size: int = 100,
+        num_envs: int = 1,
+        normalize_obs: bool = False,
+        normalize_reward: bool = False,
+        compile: bool = False,
+        threads: int | None = None,
+        learning_rate: Schedule = 0.001,
+        buffer_size: int = 1000000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple = 1,
+        gradient_steps: int = 1,
+        n_steps: int = 1,
+        action_noise: Any = None,
+        optimize_memory_usage: bool = False,
+        replay_buffer_class: Any = None,
+        replay_buffer_kwargs: Any = None,
+        policy_delay: int = 2,
+        target_policy_noise: float = 0.2,
+        target_noise_clip: float = 0.5,
+        tensorboard_log: str | None = ...,
+        policy_kwargs: dict[str, Any] | None = ...,
+        verbose: int = ...,
+        seed: int | None = ...,
+        device: torch.device | str = ...,
+        env_kwargs: dict[str, Any] | None = ...,
+        _init_setup_model: bool = ...,
+    ) -> None: ...
 
 class A2C(_A2C):
     def __init__(
@@ -530,7 +644,7 @@ class VMPO(_VMPO):
         eps_sigma: float = 5e-05,
         eps_alpha: float = 0.01,
         eta_init: float = 1.0,
-        alpha_init: float | None = None,
+        alpha_init: float = 1.0,
         dual_learning_rate: float = 0.01,
         target_interval: int = 1,
         tensorboard_log: str | None = ...,
