@@ -127,7 +127,7 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """The rows in use, and what is pending."""
-        pending = [{k: v for k, v in b.__dict__.items()} for b in self._pending]  # noqa: C416 - a copy
+        pending = [dict(vars(b)) for b in self._pending]
         return {"table": self.table[: self.size], "position": self.position, "pending": pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -136,10 +136,14 @@ class Replay:
         Raises:
             ValueError: its rows are of other spaces, or more than fit.
         """
-        table = state["table"]
+        table, position = state["table"], state["position"]
         if table.shape[1:] != self.table.shape[1:] or len(table) > self.capacity:
-            raise ValueError(f"a memory of {tuple(table.shape)} does not fit one of {tuple(self.table.shape)}")
-        self.size, self.position = len(table), state["position"]
+            raise ValueError(
+                f"a memory of {len(table)} rows of {table.shape[-1]} numbers does not fit one of {self.capacity} rows of {sum(self.widths)}"
+            )
+        if len(table) < self.capacity:  # a full ring of a smaller capacity begins anew with its oldest row
+            table, position = table.roll(-position, 0), len(table)
+        self.size, self.position = len(table), position
         self.table[: self.size] = table
         self._pending = [Batch(**b) for b in state["pending"]]
 

@@ -1,24 +1,25 @@
 """The off-policy family: act, remember, and learn from a replay of everything remembered.
 
 What every method here shares: a ring of transitions, random actions before ``learning_starts``, a cadence of gradient
-steps, lagged copies. Actions are seen scaled to [-1, 1] everywhere and mapped to the Box at the environment's edge.
-A method fills slots:
+steps, lagged copies. Actions are seen scaled to [-1, 1] everywhere and mapped to the Box at the environment's edge;
+observations in a batch ``b`` are encoded as the replay holds them: flat float vectors. A method fills slots:
 
-==================  ================================================================================================
-``make_nets``       its networks: ``nets["policy"]``, ``nets["critic"]``, what lags, its parts
-``evaluate(b)``     what the rows of the table share (an action sampled once), before any of them steps
-``next_value(b)``   the value of the successor in the critics' target
-``critic_loss(b)``  squared error to ``reward + discount * next_value`` by default
-``policy_loss(b)``  what the policy minimises
-``table(due)``      the ordered steps of one update, ``part -> loss``, less those not due this time
-``due(n)``          which slow steps the n-th update takes; ``("policy",)`` by default
-==================  ================================================================================================
+====================  ==============================================================================================
+``make_nets``         its networks: ``nets["policy"]``, ``nets["critic"]``, what lags, its parts
+``evaluate(b, due)``  what the rows of the table share (an action sampled once), before any of them steps
+``next_value(b)``     the value of the successor in the critics' target
+``critic_loss(b)``    squared error to ``reward + discount * next_value`` by default
+``policy_loss(b)``    what the policy minimises
+``table(due)``        the ordered steps of one update, ``part -> loss``, less those not due this time
+``due(n)``            which slow steps the n-th update takes: of ``policy`` and ``targets``, both by default
+====================  ==============================================================================================
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -32,6 +33,7 @@ from .batch import Batch, tree_map
 from .config import hyper
 from .critics import QEnsemble
 from .distributions import Distribution
+from .files import load_state, save_state
 from .graph import static
 from .memory import Mix, Replay
 from .part import polyak_
@@ -39,12 +41,29 @@ from .policy import ActorCritic, unscale
 from .schedule import Schedule
 from .spaces import encoded_size
 
-__all__ = ["OffPolicy", "OffPolicyConfig", "frozen"]
+__all__ = ["Actor", "OffPolicy", "OffPolicyConfig", "frozen"]
 
 
 def frozen(net: nn.Module) -> nn.Module:
     """A copy that takes no gradient."""
     return copy.deepcopy(net).requires_grad_(False)
+
+
+class Actor(ActorCritic):
+    """A policy over scaled actions, without a value network, initialised as ``torch.nn.Linear`` is."""
+
+    def __init__(
+        self, observation_space: Space, action_space: Space, distribution: Distribution, hidden: list[int],
+        activation_fn: type[nn.Module], head: Callable[[int, Distribution], nn.Module] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            observation_space, action_space, distribution, net_arch={"pi": hidden, "vf": []}, head=head,
+            activation_fn=activation_fn, ortho_init=False, critic=False, scaled=isinstance(action_space, spaces.Box),
+        )  # fmt: skip
+
+    def of(self, features: Tensor) -> Tensor:
+        """Distribution parameters ``[B, P]`` of observations as the replay holds them, encoded."""
+        return self.head(self.trunk(features))
 
 
 Row = tuple[str, Callable[[Batch, dict[str, Tensor]], Tensor]]
@@ -56,11 +75,13 @@ class OffPolicyConfig(AgentConfig):
 
     learning_rate: Schedule = hyper(3e-4, "[0, inf)", "learning rate of Adam, of every network")
     buffer_size: int = hyper(1_000_000, "[1, inf)", "transitions remembered")
-    learning_starts: int = hyper(100, "[0, inf)", "steps of random actions before the first update")
+    learning_starts: int = hyper(100, "[0, inf)", "steps of random actions; updates begin after them")
     batch_size: int = hyper(256, "[1, inf)", "B, rows of a gradient step")
     tau: float = hyper(0.005, "[0, 1]", "τ, Polyak coefficient of the lagged copies")
     gamma: float = hyper(0.99, "[0, 1]", "γ, discount")
-    train_freq: int = hyper(1, "[1, inf)", "steps of each world between updates")
+    train_freq: int | tuple = hyper(
+        1, "[1, inf)", 'steps of each world between updates; or (n, "step"), (n, "episode")'
+    )
     gradient_steps: int = hyper(1, "[-1, inf)", "gradient steps an update; -1: as many as steps were taken")
     n_steps: int = hyper(1, "[1, inf)", "k, steps of the target's return")
     action_noise: Any = hyper(None, doc="exploration: a std [of the scaled action], or a stable-baselines3 ActionNoise")
@@ -76,6 +97,20 @@ class OffPolicyConfig(AgentConfig):
             raise ValueError(
                 "gradient_steps=0 would never learn; it is a positive number, or -1 for as many as steps were taken"
             )
+        match self.train_freq:
+            case int() | (int(), "step" | "episode"):
+                pass
+            case given:
+                raise ValueError(f'train_freq={given!r} must be a number of steps, (n, "step") or (n, "episode")')
+        noise = self.action_noise
+        number = isinstance(noise, (int, float)) and not isinstance(noise, bool)
+        if (number and not noise >= 0) or not (number or noise is None or callable(noise)):
+            raise ValueError(f"action_noise={noise!r} must be None, a std >= 0, or a stable-baselines3 ActionNoise")
+
+    @property
+    def cadence(self) -> tuple[int, str]:
+        """``train_freq`` as a number and its unit, "step" or "episode"."""
+        return (self.train_freq, "step") if isinstance(self.train_freq, int) else tuple(self.train_freq)
 
 
 class OffPolicy(Agent):
@@ -86,6 +121,8 @@ class OffPolicy(Agent):
     nets: Any
     memory: Replay | Mix
     action_spaces: ClassVar[tuple[type[Space], ...]] = (spaces.Box,)
+    default_arch: ClassVar[tuple[int, ...]] = (256, 256)
+    more_policy_kwargs: ClassVar[frozenset[str]] = frozenset({"n_critics"})
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -97,7 +134,10 @@ class OffPolicy(Agent):
         """Pairs of lagged copy and source."""
         return [(self.nets["target_critic"], self.nets["critic"])]
 
-    def evaluate(self, b: Batch) -> Batch:
+    needs_noise: ClassVar[tuple[str, ...]] = ()
+    """Standard normal noise ``[B, A]`` that the losses take, by the name of its field in the batch."""
+
+    def evaluate(self, b: Batch, due: tuple[str, ...]) -> Batch:
         """What the rows of the table share."""
         return b
 
@@ -105,16 +145,15 @@ class OffPolicy(Agent):
         """Value of the successors, ``[B]``, without gradient."""
         raise NotImplementedError
 
-    critic_scale: ClassVar[float] = 1.0
+    critic_scale: float = 1.0
     """Factor of the critics' squared error."""
 
     def critic_loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
         """sum_k mean (Q_k(s, a) - y)², y = r + γ^k (1 - d) V(s')."""
         with torch.no_grad():
             target = b.reward + b.discount * self.next_value(b)
-        log["critic_loss"] = loss = (
-            self.critic_scale * (self.nets["critic"](b.obs, b.action) - target).square().mean(-1).sum()
-        )
+        error = self.nets["critic"](b.obs, b.action) - target
+        log["critic_loss"] = loss = self.critic_scale * error.square().mean(-1).sum()
         return loss
 
     def policy_loss(self, b: Batch) -> Tensor:
@@ -141,7 +180,7 @@ class OffPolicy(Agent):
     def gradient_step(self, b: Batch, due: tuple[str, ...]) -> dict[str, Tensor]:
         """Walk down the :meth:`table` with one batch, then move the lagged copies. Returns 0-d metrics."""
         log: dict[str, Tensor] = {}
-        b = self.evaluate(b)
+        b = self.evaluate(b, due)
         for part, loss in self.table(due):
             self.parts[part].descend(loss(b, log))
         if "targets" in due:
@@ -154,128 +193,149 @@ class OffPolicy(Agent):
             polyak_(target.parameters(), source.parameters(), self.c.tau)
 
     def draw(self) -> Batch:
-        """A batch, with the noise that the losses need: ``noise`` and ``next_noise`` ``[B, A]``, standard normal."""
-        b = self.memory.sample(self.c.batch_size, self.generator)
-        if self.normalizer is not None:
-            b = b.plus(obs=self.normalizer.normalize_obs(b.obs), next_obs=self.normalizer.normalize_obs(b.next_obs))
-        if self.policy.distribution.noise_size:
-            shape = (2, len(b), self.policy.distribution.noise_size)
-            noise, next_noise = torch.randn(shape, generator=self.generator, device=self.device)
-            b = b.plus(noise=noise, next_noise=next_noise)
+        """A batch ``[B]``, with the noise that the losses need."""
+        b = self.memory.sample(self.config.batch_size, self.generator)
+        if self.needs_noise:
+            shape = (len(self.needs_noise), len(b), self.policy.distribution.noise_size)
+            noise = torch.randn(shape, generator=self.generator, device=self.device)
+            b = b.plus(**dict(zip(self.needs_noise, noise, strict=True)))
         return b
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         self.memory.add(batch.map(lambda x: x.to(self.device)))
-        if self.num_timesteps < self.config.learning_starts or not len(self.memory):
+        self._end_noise(batch)
+        every, unit = self.config.cadence
+        self._steps_since += int(batch.valid.sum()) if "valid" in batch else batch.reward.numel()
+        if unit == "episode":
+            self._episodes_since += int((batch.terminated | batch.truncated).sum())
+            if self._episodes_since < every:
+                return {}
+        steps, self._steps_since, self._episodes_since = self._steps_since, 0, 0
+        if self.num_timesteps <= self.config.learning_starts or not len(self.memory):
             return {}
-        steps = self.config.gradient_steps
-        return self.train_steps(batch.reward.numel() if steps < 0 else steps)
+        return self.train_steps(steps if self.config.gradient_steps < 0 else self.config.gradient_steps)
 
     def train_steps(self, steps: int) -> dict[str, Tensor]:
-        """Gradient steps from memory. Returns the last one's metrics, and of those before it what the last lacks."""
+        """Gradient steps from memory. Returns the last one's metrics, and of those before it what the last lacks.
+
+        Raises:
+            ValueError: the memory is empty.
+        """
         log: dict[str, Tensor] = {}
         for _ in range(steps):
             self._n_updates += 1
             log |= self.gradient_step(self.draw(), self.due(self._n_updates))
         return log
 
-    # -- building and acting -------------------------------------------------------------------------------------------
+    # -- building --------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        if self.config.normalize_obs or self.config.normalize_reward:
+        if self.config.normalize_obs or self.config.normalize_reward or self.normalizer is not None:
             raise NotImplementedError(
-                f"{type(self).__name__} with normalize_obs or normalize_reward is not built; pass a VecNormalize environment"
+                f"{type(self).__name__} does not normalise by itself; pass a stable-baselines3 VecNormalize environment"
             )
         kwargs = dict(self.policy_kwargs)
         optimizer = {"optimizer": kwargs.pop("optimizer_class", torch.optim.Adam), **kwargs.pop("optimizer_kwargs", {})}
         arch, activation = kwargs.pop("net_arch", self.default_arch), kwargs.pop("activation_fn", nn.ReLU)
         if unknown := set(kwargs) - self.more_policy_kwargs:
-            raise TypeError(f"{type(self).__name__}: unknown policy_kwargs {sorted(unknown)}")
+            known = {"net_arch", "activation_fn", "optimizer_class", "optimizer_kwargs", *self.more_policy_kwargs}
+            raise TypeError(f"{type(self).__name__}: unknown policy_kwargs {sorted(unknown)}; known: {sorted(known)}")
         if not isinstance(arch, dict):
             arch = {"pi": list(arch), "qf": list(arch)}
         self.policy_options = kwargs
         self.make_nets(arch, activation, **optimizer)
         self.nets["policy"] = self.policy
+        num_envs = getattr(self, "n_envs", None) or 1
+        if self.config.cadence[1] == "episode" and num_envs > 1:
+            raise ValueError(
+                f"train_freq={self.config.train_freq!r}: whole episodes are counted in one world, not in {num_envs}"
+            )
         self.memory = Replay(
-            self.config.buffer_size, self.observation_space, self.action_space, num_envs=getattr(self, "n_envs", None) or 1,
+            self.config.buffer_size, self.observation_space, self.action_space, num_envs=num_envs,
             gamma=self.config.gamma, n_steps=self.config.n_steps, device=self.device,
         )  # fmt: skip
-
-    default_arch: ClassVar[tuple[int, ...]] = (256, 256)
-    more_policy_kwargs: ClassVar[frozenset[str]] = frozenset({"n_critics"})
+        self._warm = self._steps_since = self._episodes_since = 0
+        self._process: Any = None
 
     def make_actor(
-        self, distribution: Distribution, arch: list[int], activation_fn: type[nn.Module], **kwargs: Any
-    ) -> ActorCritic:
-        """An actor over scaled actions, without a value network, initialised as ``torch.nn.Linear`` is."""
-        return ActorCritic(
-            self.observation_space, self.action_space, distribution, net_arch={"pi": arch, "vf": []},
-            activation_fn=activation_fn, ortho_init=False, critic=False, scaled=True, **kwargs,
-        )  # fmt: skip
+        self, distribution: Distribution, hidden: list[int], activation_fn: type[nn.Module], **kwargs: Any
+    ) -> Actor:
+        """An :class:`Actor` over this model's spaces."""
+        return Actor(self.observation_space, self.action_space, distribution, hidden, activation_fn, **kwargs).to(
+            self.device
+        )
 
-    def make_critic(self, arch: list[int], activation_fn: type[nn.Module], members: int = 2, **kwargs: Any) -> None:
+    def make_critic(self, hidden: list[int], activation_fn: type[nn.Module], members: int = 2, **kwargs: Any) -> None:
         """``nets["critic"]``, E action values of (obs, action), and its lagged copy ``nets["target_critic"]``."""
-        size = self.feature_size + encoded_size(self.action_space)
-        self.nets["critic"] = QEnsemble(size, arch, members, activation_fn=activation_fn, **kwargs).to(self.device)
+        size = encoded_size(self.observation_space) + encoded_size(self.action_space)
+        self.nets["critic"] = QEnsemble(size, hidden, members, activation_fn=activation_fn, **kwargs).to(self.device)
         self.nets["target_critic"] = frozen(self.nets["critic"])
 
-    @property
-    def feature_size(self) -> int:
-        """Length of an encoded observation."""
-        return encoded_size(self.observation_space)
+    # -- acting ----------------------------------------------------------------------------------------------------
 
     @property
     def horizon(self) -> int:
-        return self.config.train_freq
-
-    @property
-    def replay_buffer(self) -> Any:
-        """The memory, under stable-baselines3's name."""
-        return self.memory
+        every, unit = self.config.cadence
+        return every if unit == "step" else 1
 
     def noise(self, horizon: int, num_envs: int) -> Tensor:
-        """Exploration noise; uniform actions, marked by NaN in front, before ``learning_starts``."""
-        shape = (horizon, num_envs)
-        if self.num_timesteps < self.config.learning_starts:
-            self._warming = True
-            return self._uniform(shape)
-        self._warming = False
-        return self._explore(shape)
+        """Of each step ``[T, N, .]``: a uniform action while ``learning_starts`` lasts, then the policy's noise and, beside
+        it, the ``action_noise``."""
+        size = encoded_size(self.action_space)
+        self._warm = min(max(-(-(self.config.learning_starts - self.num_timesteps) // num_envs), 0), horizon)
+        after = (horizon - self._warm, num_envs)
+        own = self.policy.distribution.noise(after, self.generator, self.device)
+        if self.config.action_noise is not None:
+            own = torch.cat([own, self._action_noise(after, size)], -1)
+        if not self._warm:
+            return own
+        noise = torch.zeros(horizon, num_envs, max(own.shape[-1], size), device=self.device)
+        noise[self._warm :, :, : own.shape[-1]] = own
+        noise[: self._warm, :, :size].uniform_(-1, 1, generator=self.generator)
+        return noise
 
-    def _uniform(self, shape: tuple[int, int]) -> Tensor:
-        dim = (
-            self.policy.distribution.size
-            if isinstance(self.action_space, spaces.Discrete)
-            else encoded_size(self.action_space)
-        )
-        return 2 * torch.rand(*shape, dim, generator=self.generator, device=self.device) - 1
-
-    def _explore(self, shape: tuple[int, int]) -> Tensor:
-        distribution, given = self.policy.distribution, self.config.action_noise
-        noise = distribution.noise(shape, self.generator, self.device)
-        if given is None:
-            return noise
+    def _action_noise(self, shape: tuple[int, int], size: int) -> Tensor:
+        given = self.config.action_noise
         if isinstance(given, (int, float)):
-            return given * torch.randn(noise.shape, generator=self.generator, device=self.device)
-        drawn = np.stack(
-            [[np.asarray(given()).reshape(-1)[: noise.shape[-1]] for _ in range(shape[1])] for _ in range(shape[0])]
-        )
-        return torch.as_tensor(drawn, dtype=noise.dtype, device=self.device)
+            return given * torch.randn(*shape, size, generator=self.generator, device=self.device)
+        if self._process is None or self._process.n_envs != shape[1]:
+            self._process = _vectorized(given, shape[1])
+        with _numpy_seeded(self.generator):
+            drawn = np.array([self._process() for _ in range(shape[0])], np.float32)
+        return torch.from_numpy(drawn.reshape(*shape, size)).to(self.device)
+
+    def _end_noise(self, batch: Batch) -> None:
+        """Reset the noise processes of the worlds whose episodes ended in the rollout."""
+        if self._process is not None:
+            ended = (batch.terminated | batch.truncated).any(0).nonzero().flatten().tolist()
+            self._process.reset(ended)
+
+    def _choose(self, policy: Callable[[Any], Any], noise: Any) -> Any:
+        """The action of one step, from its noise; NumPy or torch alike."""
+        if self._warm:
+            self._warm -= 1
+            return noise[..., : encoded_size(self.action_space)]
+        size = self.policy.distribution.noise_size
+        if self.config.action_noise is None:
+            return policy(noise[..., :size])
+        return (policy(noise[..., :size]) + noise[..., size : size + encoded_size(self.action_space)]).clip(-1, 1)
 
     @torch.no_grad()
     def act(self, obs: Any, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if self._warming:
-            return noise, {}
-        return self.policy.distribution.act(self.policy(tree_map(lambda x: x.to(self.device), obs)), noise), {}
+        obs = tree_map(lambda x: x.to(self.device), obs)
+        return self._choose(lambda noise: self.policy.distribution.act(self.policy(obs), noise), noise), {}
 
     def host_actor(self) -> Callable[[Any, Any], np.ndarray] | None:
-        if self.device.type != "cpu":
+        policy = self.policy.host_act() if self.device.type == "cpu" else None
+        if policy is None:
             return None
-        return (lambda obs, noise: noise) if self._warming else self.policy.host_act()
+        return lambda obs, noise: self._choose(lambda noise: policy(obs, noise), noise)
 
     def env_action(self, action: Any) -> Any:
         """Scaled actions [-1, 1] in the Box's own units."""
         return unscale(self.action_space, action) if isinstance(self.action_space, spaces.Box) else action
+
+    # -- learning and files ----------------------------------------------------------------------------------------
 
     def learn(
         self, total_timesteps: int, callback: Any = None, log_interval: int | None = 4, tb_log_name: str | None = None,
@@ -286,26 +346,60 @@ class OffPolicy(Agent):
 
     log_every: ClassVar[str] = "episodes"
 
+    @property
+    def replay_buffer(self) -> Any:
+        """The memory, under stable-baselines3's name."""
+        return self.memory
+
     def training_state(self) -> dict[str, Any]:
-        return super().training_state() | {"memory": self.memory.state_dict()}
+        noises = [] if self._process is None else self._process.noises
+        return super().training_state() | {
+            "memory": self.memory.state_dict(),
+            "since": [self._steps_since, self._episodes_since],
+            "action_noise": [{k: v for k, v in vars(n).items() if isinstance(v, np.ndarray)} for n in noises],
+        }
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         self.memory.load_state_dict(state["memory"])
+        self._steps_since, self._episodes_since = state["since"]
+        if state["action_noise"]:
+            self._process = _vectorized(self.config.action_noise, len(state["action_noise"]))
+            for noise, arrays in zip(self._process.noises, state["action_noise"], strict=True):
+                vars(noise).update({k: v for k, v in arrays.items() if k in vars(noise)})
         super().load_training_state(state)
 
     def save_replay_buffer(self, path: Any) -> None:
         """Write the memory: a zip of safetensors and JSON, whole or not at all."""
-        from .files import save_state
-
         save_state(path, {"memory": self.memory.state_dict()}, "memory")
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """Read what :meth:`save_replay_buffer` wrote.
 
+        Args:
+            truncate_last_traj: the trajectories that were under way then do not go on; steps of theirs that still wait for
+                the rest of an n-step return are dropped.
+
         Raises:
             FileError: the file is damaged or of another kind.
-            ValueError: its rows are of other spaces.
+            ValueError: its rows are of other spaces, or more than fit.
         """
-        from .files import load_state
+        state = load_state(path, "memory")["memory"]
+        self.memory.load_state_dict(state | {"pending": []} if truncate_last_traj else state)
 
-        self.memory.load_state_dict(load_state(path, "memory")["memory"])
+
+def _vectorized(noise: Any, num_envs: int) -> Any:
+    """One process a world."""
+    from stable_baselines3.common.noise import VectorizedActionNoise
+
+    return VectorizedActionNoise(getattr(noise, "base_noise", noise), num_envs)
+
+
+@contextmanager
+def _numpy_seeded(generator: torch.Generator) -> Iterator[None]:
+    """Inside, NumPy's global generator, from which stable-baselines3's noise draws, is seeded by ours; then it is as before."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(int(torch.randint(2**31, (), generator=generator, device=generator.device)))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002

@@ -31,6 +31,7 @@ __all__ = ["DDPG"]
 class DDPG(OffPolicy):
     """Deep Deterministic Policy Gradient."""
 
+    default_arch = (400, 300)
     more_policy_kwargs = frozenset()
 
     @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class DDPG(OffPolicy):
 
     def make_nets(self, net_arch: dict[str, list[int]], activation_fn: type[nn.Module], **optimizer: Any) -> None:
         actor = Deterministic(encoded_size(self.action_space))
-        self.policy = self.make_actor(actor, net_arch["pi"], activation_fn).to(self.device)
+        self.policy = self.make_actor(actor, net_arch["pi"], activation_fn)
         self.nets["target_policy"] = frozen(self.policy)
         self.make_critic(net_arch["qf"], activation_fn, members=1)
         self.part("policy", self.policy.parameters(), **optimizer)
@@ -49,7 +50,7 @@ class DDPG(OffPolicy):
         return [*super().lagged(), (self.nets["target_policy"], self.policy)]
 
     def next_value(self, b: Batch) -> Tensor:
-        return self.nets["target_critic"](b.next_obs, torch.tanh(self.nets["target_policy"](b.next_obs)))[0]
+        return self.nets["target_critic"](b.next_obs, torch.tanh(self.nets["target_policy"].of(b.next_obs)))[0]
 
     def policy_loss(self, b: Batch) -> Tensor:
-        return -self.nets["critic"](b.obs, torch.tanh(self.policy(b.obs)))[0].mean()
+        return -self.nets["critic"](b.obs, torch.tanh(self.policy.of(b.obs)))[0].mean()

@@ -15,7 +15,6 @@ Differs from TD3 in its stochastic policy, which explores by itself and smooths 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,28 +40,36 @@ class SAC(OffPolicy):
     """Soft Actor-Critic."""
 
     critic_scale = 0.5
+    needs_noise = ("noise", "next_noise")
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OffPolicyConfig):
-        ent_coef: float | str = hyper("auto", doc='α, or "auto" (learned from 1), or "auto_0.1" (learned from 0.1)')
+        ent_coef: float | str = hyper(
+            "auto", doc='α >= 0, or "auto" (learned from 1), or "auto_0.1" (learned from 0.1)'
+        )
         target_update_interval: int = hyper(1, "[1, inf)", "gradient steps between updates of the lagged critics")
         target_entropy: float | str = hyper("auto", doc='H̄ [nat] over the [-1, 1] box; "auto": -dim(A)')
+        use_sde: bool = hyper(False, doc="state-dependent exploration; not built")
+        sde_sample_freq: int = hyper(-1, "[-1, inf)", "with use_sde")
+        use_sde_at_warmup: bool = hyper(False, doc="with use_sde")
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            _number(self.ent_coef, "ent_coef", ("auto", "auto_NUMBER"))
-            _number(self.target_entropy, "target_entropy", ("auto",))
+            if self.use_sde:
+                raise NotImplementedError("use_sde=True is not built; SAC explores by its policy's own noise")
+            _temperature(self.ent_coef)
+            if self.target_entropy != "auto":
+                _number(self.target_entropy, "target_entropy", '"auto"')
 
     def make_nets(self, net_arch: dict[str, list[int]], activation_fn: type[nn.Module], **optimizer: Any) -> None:
         dim, c = encoded_size(self.action_space), self.config
         head = lambda size, d: GaussianHead(size, d, state_dependent=True)
-        self.policy = self.make_actor(SquashedGaussian(dim), net_arch["pi"], activation_fn, head=head).to(self.device)
+        self.policy = self.make_actor(SquashedGaussian(dim), net_arch["pi"], activation_fn, head=head)
         self.make_critic(net_arch["qf"], activation_fn, self.policy_options.get("n_critics", 2))
         self.part("policy", self.policy.parameters(), **optimizer)
         self.part("critic", self.nets["critic"].parameters(), **optimizer)
-        self.learned = isinstance(c.ent_coef, str)
-        start = _number(c.ent_coef, "ent_coef", ("auto", "auto_NUMBER"))
-        self.temperature = nn.ParameterDict({"log_alpha": torch.tensor(math.log(1.0 if start is None else start))})
+        start, self.learned = _temperature(c.ent_coef)
+        self.temperature = nn.ParameterDict({"log_alpha": torch.tensor(start).log()})
         self.nets["temperature"] = self.temperature.to(self.device)
         if self.learned:
             self.part("alpha", self.temperature.parameters(), **optimizer)
@@ -71,12 +78,12 @@ class SAC(OffPolicy):
     def due(self, n: int) -> tuple[str, ...]:
         return ("policy", "targets") if n % self.c.target_update_interval == 0 else ("policy",)
 
-    def evaluate(self, b: Batch) -> Batch:
-        action, log_prob = self.policy.distribution.sample(self.policy(b.obs), b.noise)
+    def evaluate(self, b: Batch, due: tuple[str, ...]) -> Batch:
+        action, log_prob = self.policy.distribution.sample(self.policy.of(b.obs), b.noise)
         return b.plus(new_action=action, new_log_prob=log_prob, alpha=self.temperature["log_alpha"].detach().exp())
 
     def next_value(self, b: Batch) -> Tensor:
-        action, log_prob = self.policy.distribution.sample(self.policy(b.next_obs), b.next_noise)
+        action, log_prob = self.policy.distribution.sample(self.policy.of(b.next_obs), b.next_noise)
         return self.nets["target_critic"](b.next_obs, action).amin(0) - b.alpha * log_prob
 
     def policy_loss(self, b: Batch) -> Tensor:
@@ -96,11 +103,18 @@ class SAC(OffPolicy):
         return super().critic_loss(b, log)
 
 
-def _number(value: float | str, name: str, words: tuple[str, ...]) -> float | None:
-    """A number; None for "auto"; the number of "auto_NUMBER"."""
-    if value == "auto":
-        return None
+def _temperature(given: float | str) -> tuple[float, bool]:
+    """α to begin with, and whether it is learned."""
+    text = str(given)
+    learned = text.startswith("auto")
+    value = 1.0 if text == "auto" else _number(text.removeprefix("auto_"), "ent_coef", '"auto" or "auto_NUMBER"', given)
+    if value < 0 or (learned and value == 0):
+        raise ValueError(f"SAC: ent_coef={given!r} must be at least 0, and above it where it is learned")
+    return value, learned
+
+
+def _number(value: float | str, name: str, words: str, given: Any = None) -> float:
     try:
-        return float(str(value).removeprefix("auto_") if "auto_NUMBER" in words else value)
+        return float(value)
     except ValueError:
-        raise ValueError(f"SAC: {name}={value!r} must be a number or {' or '.join(words)}") from None
+        raise ValueError(f"SAC: {name}={given or value!r} must be a number or {words}") from None

@@ -38,6 +38,9 @@ def smoothed(action: Tensor, noise: Tensor, sigma: float, clip: float) -> Tensor
 class TD3(OffPolicy):
     """Twin Delayed DDPG."""
 
+    default_arch = (400, 300)
+    needs_noise = ("next_noise",)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(OffPolicyConfig):
         learning_rate: Schedule = hyper(1e-3, "[0, inf)", "learning rate of Adam; the official code: 3e-4")
@@ -47,7 +50,7 @@ class TD3(OffPolicy):
 
     def make_nets(self, net_arch: dict[str, list[int]], activation_fn: type[nn.Module], **optimizer: Any) -> None:
         actor = Deterministic(encoded_size(self.action_space))
-        self.policy = self.make_actor(actor, net_arch["pi"], activation_fn).to(self.device)
+        self.policy = self.make_actor(actor, net_arch["pi"], activation_fn)
         self.nets["target_policy"] = frozen(self.policy)
         self.make_critic(net_arch["qf"], activation_fn, self.policy_options.get("n_critics", 2))
         self.part("policy", self.policy.parameters(), **optimizer)
@@ -60,9 +63,9 @@ class TD3(OffPolicy):
         return ("policy", "targets") if n % self.c.policy_delay == 0 else ()
 
     def next_value(self, b: Batch) -> Tensor:
-        action = torch.tanh(self.nets["target_policy"](b.next_obs))
+        action = torch.tanh(self.nets["target_policy"].of(b.next_obs))
         action = smoothed(action, b.next_noise, self.c.target_policy_noise, self.c.target_noise_clip)
         return self.nets["target_critic"](b.next_obs, action).amin(0)
 
     def policy_loss(self, b: Batch) -> Tensor:
-        return -self.nets["critic"](b.obs, torch.tanh(self.policy(b.obs)))[0].mean()
+        return -self.nets["critic"](b.obs, torch.tanh(self.policy.of(b.obs)))[0].mean()
