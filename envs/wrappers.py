@@ -8,28 +8,17 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from polopt.env import Array, Env, Episode, Obs, State, Step
+from polopt.env import Array, Env, Obs, State, Step, Wrapper
 
 __all__ = ["TimeAware", "TimeLimit"]
 
 
-class _Counting(Env):
-    """An Env around another that knows how many steps the running episodes are old.
-
-    It has the array face where the inner one has it.
-    """
+class _Counting(Wrapper):
+    """An Env around another that knows how many steps the running episodes are old."""
 
     def __init__(self, env: Env) -> None:
-        self.env = env
-        self.num_envs, self.device, self.host = env.num_envs, env.device, env.host
-        self.observation_space, self.action_space = env.observation_space, env.action_space
-        self.id, self.max_episode_steps = env.id, env.max_episode_steps
+        super().__init__(env)
         self._age = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
-
-    @property
-    def exact_state(self) -> bool:  # type: ignore[override]
-        """Whether the inner one's state is exact."""
-        return self.env.exact_state
 
     def _ages(self, array: Array) -> Array:
         """The ages ``[N]`` [steps], of the kind of ``array``; to be changed in place."""
@@ -40,37 +29,20 @@ class _Counting(Env):
         ages += 1 if step.valid is None else step.valid
         return ages
 
-    def _begin(self, obs: Obs) -> Obs:
-        return obs
-
-    def _after(self, step: Step) -> Step:
-        raise NotImplementedError
-
     def reset(self, seed: int | None = None) -> Obs:
         self._age.zero_()
-        return self._begin(self.env.reset(seed))
-
-    def step(self, action: torch.Tensor) -> Step:
-        return self._after(self.env.step(action))
+        return super().reset(seed)
 
     def reset_host(self, seed: int | None = None) -> Obs:
-        """:meth:`reset` in arrays, where the inner Env is a host one."""
         self._age.zero_()
-        return self._begin(self.env.reset_host(seed))
-
-    def step_host(self, action: np.ndarray) -> Step:
-        """:meth:`step` in arrays, where the inner Env is a host one."""
-        return self._after(self.env.step_host(action))
+        return super().reset_host(seed)
 
     def reset_where(self, mask: Array) -> Obs:
         self._age[torch.as_tensor(mask, device=self.device)] = 0
         return self._begin(self.env.reset_where(mask))
 
-    def pop_episodes(self) -> list[Episode]:
-        return self.env.pop_episodes()
-
     def state_dict(self) -> State:
-        return {"env": self.env.state_dict(), "age": self._age.cpu().numpy().copy()}
+        return super().state_dict() | {"age": self._age.cpu().numpy().copy()}
 
     def load_state_dict(self, state: State) -> Obs:
         obs = self.env.load_state_dict(state["env"])
@@ -79,27 +51,6 @@ class _Counting(Env):
         else:
             self._age.zero_()
         return self._begin(obs)
-
-    def render(self, index: int = 0) -> np.ndarray:
-        return self.env.render(index)
-
-    def close(self) -> None:
-        self.env.close()
-
-    @property
-    def unwrapped(self) -> Env:
-        return self.env.unwrapped
-
-    @property
-    def info(self) -> dict[str, np.ndarray]:
-        """The inner one's info terms, where it has any."""
-        return getattr(self.env, "info", {})
-
-    def reward(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
-        return self.env.reward(obs, action, next_obs)
-
-    def terminated(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
-        return self.env.terminated(obs, action, next_obs)
 
 
 class TimeLimit(_Counting):

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from gymnasium import Space
 
-__all__ = ["Array", "Env", "EnvError", "Episode", "HostEnv", "Obs", "State", "Step"]
+__all__ = ["Array", "Env", "EnvError", "Episode", "HostEnv", "Obs", "State", "Step", "Wrapper"]
 
 Array = Any
 """``torch.Tensor`` at the tensor face, ``numpy.ndarray`` at the host face."""
@@ -256,6 +256,74 @@ class HostEnv(Env):
     def _load_episode_state(self, state: State) -> None:
         self._episode_return[:] = state["episode_return"]
         self._episode_length[:] = state["episode_length"]
+
+
+class Wrapper(Env):
+    """An Env around another: everything passes through but what :meth:`_begin` and :meth:`_after` change.
+
+    It has the array face where the inner one has it; both hooks then see NumPy arrays, and tensors otherwise.
+    """
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+        self.num_envs, self.device, self.host = env.num_envs, env.device, env.host
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self.id, self.max_episode_steps = env.id, env.max_episode_steps
+
+    def _begin(self, obs: Obs) -> Obs:
+        """The first observation of an episode, as this wrapper shows it."""
+        return obs
+
+    def _after(self, step: Step) -> Step:
+        """The answer to an action, as this wrapper shows it."""
+        return step
+
+    @property
+    def exact_state(self) -> bool:  # type: ignore[override]
+        """Whether the inner one's state is exact."""
+        return self.env.exact_state
+
+    def reset(self, seed: int | None = None) -> Obs:
+        return self._begin(self.env.reset(seed))
+
+    def step(self, action: torch.Tensor) -> Step:
+        return self._after(self.env.step(action))
+
+    def reset_host(self, seed: int | None = None) -> Obs:
+        return self._begin(self.env.reset_host(seed))
+
+    def step_host(self, action: np.ndarray) -> Step:
+        return self._after(self.env.step_host(action))
+
+    def pop_episodes(self) -> list[Episode]:
+        return self.env.pop_episodes()
+
+    def state_dict(self) -> State:
+        return {"env": self.env.state_dict()}
+
+    def load_state_dict(self, state: State) -> Obs:
+        return self._begin(self.env.load_state_dict(state["env"]))
+
+    def render(self, index: int = 0) -> np.ndarray:
+        return self.env.render(index)
+
+    def close(self) -> None:
+        self.env.close()
+
+    @property
+    def unwrapped(self) -> Env:
+        return self.env.unwrapped
+
+    @property
+    def info(self) -> dict[str, np.ndarray]:
+        """The inner one's info terms, where it has any."""
+        return getattr(self.env, "info", {})
+
+    def reward(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+        return self.env.reward(obs, action, next_obs)
+
+    def terminated(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+        return self.env.terminated(obs, action, next_obs)
 
 
 def _tensors(x: Any) -> Any:

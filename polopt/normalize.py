@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium import Space, spaces
 
-from .env import Env, Episode, Obs, State, Step
+from .env import Env, Obs, State, Step, Wrapper
 
 __all__ = ["Normalize", "RunningMoments"]
 
@@ -53,7 +53,7 @@ class RunningMoments:
         self.mean, self.var, self.count = mean.copy(), np.array(state["var"], np.float64), float(state["count"])
 
 
-class Normalize(Env):
+class Normalize(Wrapper):
     """Observations to zero mean and unit variance, rewards to unit variance of the discounted return, both clipped.
 
     Rewards are divided, never shifted, by the running standard deviation of ``R_t = γ R_{t-1} + r_t``, reset at
@@ -78,11 +78,8 @@ class Normalize(Env):
         clip_reward: float = 10.0,
         epsilon: float = 1e-8,
     ) -> None:
-        self.env, self.gamma, self.epsilon = env, gamma, epsilon
-        self.clip_obs, self.clip_reward = clip_obs, clip_reward
-        self.num_envs, self.device, self.host = env.num_envs, env.device, env.host
-        self.action_space, self.id, self.max_episode_steps = env.action_space, env.id, env.max_episode_steps
-        self.exact_state = env.exact_state
+        super().__init__(env)
+        self.gamma, self.epsilon, self.clip_obs, self.clip_reward = gamma, epsilon, clip_obs, clip_reward
         self.training = True
         self.obs_moments: dict[str, RunningMoments] = {}
         if obs:
@@ -93,7 +90,8 @@ class Normalize(Env):
                 )
         self.reward_moments = RunningMoments(()) if reward else None
         self._return: Any = None
-        self.observation_space = _normalised(env.observation_space, clip_obs) if obs else env.observation_space
+        if obs:
+            self.observation_space = _normalised(env.observation_space, clip_obs)
 
     def normalize_obs(self, obs: Obs) -> Obs:
         """Observations ``[..., *shape]`` under the present statistics, clipped, float32; NumPy or torch alike."""
@@ -138,23 +136,6 @@ class Normalize(Env):
         self._return = None
         return self._see(obs)
 
-    def reset(self, seed: int | None = None) -> Obs:
-        return self._begin(self.env.reset(seed))
-
-    def step(self, action: torch.Tensor) -> Step:
-        return self._after(self.env.step(action))
-
-    def reset_host(self, seed: int | None = None) -> Obs:
-        """:meth:`reset` in arrays, where the inner Env is a host one."""
-        return self._begin(self.env.reset_host(seed))
-
-    def step_host(self, action: np.ndarray) -> Step:
-        """:meth:`step` in arrays, where the inner Env is a host one."""
-        return self._after(self.env.step_host(action))
-
-    def pop_episodes(self) -> list[Episode]:
-        return self.env.pop_episodes()
-
     def statistics(self) -> State:
         """The running moments: what is saved with a model."""
         out: State = {"obs": {k or "obs": m.state_dict() for k, m in self.obs_moments.items()}}
@@ -180,16 +161,6 @@ class Normalize(Env):
         if self._return is not None and not self.host:
             self._return = torch.as_tensor(self._return, device=self.device)
         return self.normalize_obs(obs)
-
-    def render(self, index: int = 0) -> np.ndarray:
-        return self.env.render(index)
-
-    def close(self) -> None:
-        self.env.close()
-
-    @property
-    def unwrapped(self) -> Env:
-        return self.env.unwrapped
 
 
 def _boxes(space: Space) -> list[tuple[str, spaces.Box]]:
