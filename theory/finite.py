@@ -13,7 +13,9 @@ __all__ = ["evaluate", "expect", "occupancy", "plan", "trajectory_kl"]
 
 def expect(P: np.ndarray, V: np.ndarray) -> np.ndarray:
     """``E[V(s')]``, ``[..., S, A]``, of a kernel ``[..., S, A, S]`` and values ``[..., S]``."""
-    return np.matmul(P, V[..., None, :, None])[..., 0]
+    S, A = P.shape[-3:-1]
+    flat = np.matmul(P.reshape(*P.shape[:-3], S * A, S), V[..., None])
+    return flat.reshape(*flat.shape[:-2], S, A)
 
 
 def plan(P: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
