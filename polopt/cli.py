@@ -402,16 +402,12 @@ class Demo:
     seed: int = 0
 
 
-_UNUSED = {"use_sde", "sde_sample_freq", "rollout_buffer_class", "rollout_buffer_kwargs"}
-"""Hyperparameters that are there for stable-baselines3's sake only."""
-
-
 def _train_class(cls: Any, defaults: dict[str, Any]) -> Any:
     """The arguments of ``train`` for an algorithm, its hyperparameters among them."""
     rows: list[tuple[str, Any, Any]] = []
     hints = get_type_hints(cls.Config)
     for f in fields(cls.Config):
-        if f.name in _UNUSED:
+        if "sde" in f.name or f.type == "Any":  # not built; or a class, which a shell cannot give
             continue
         hint = _for_shell(hints[f.name])
         interval, doc = f.metadata.get("interval", ""), f.metadata.get("doc", "")
