@@ -18,7 +18,9 @@ NET = dict(net_arch=[32, 32])
 
 
 def make(env="Pendulum-v1", **kwargs):
-    return polopt.SAC("MlpPolicy", env, **(dict(seed=0, buffer_size=1000, learning_starts=10, policy_kwargs=NET) | kwargs))
+    return polopt.SAC(
+        "MlpPolicy", env, **(dict(seed=0, buffer_size=1000, learning_starts=10, policy_kwargs=NET) | kwargs)
+    )
 
 
 def batch(size, obs, action, seed=0):
@@ -126,7 +128,9 @@ def test_updates_equal_stable_baselines3(ent_coef, optimizer, lr, steps, monkeyp
         for x, y in zip(mine.parameters(), was.parameters(), strict=True):
             assert not torch.equal(x, y)
     if model.learned:
-        torch.testing.assert_close(model.temperature["log_alpha"].detach(), peer.log_ent_coef.detach(), rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(
+            model.temperature["log_alpha"].detach(), peer.log_ent_coef.detach(), rtol=1e-5, atol=1e-9
+        )
 
 
 def test_the_density_integrates_to_one():
@@ -139,7 +143,10 @@ def test_the_density_integrates_to_one():
 
 def test_no_entropy_and_no_spread_is_td3():
     """α = 0, σ -> 0, TD3 without smoothing; alike in: actor on the minimum, critic factor, next action of the current actor."""
-    sac, td3 = make(ent_coef=0.0), polopt.TD3("MlpPolicy", "Pendulum-v1", seed=0, buffer_size=10, target_policy_noise=0.0, policy_kwargs=NET)
+    sac, td3 = (
+        make(ent_coef=0.0),
+        polopt.TD3("MlpPolicy", "Pendulum-v1", seed=0, buffer_size=10, target_policy_noise=0.0, policy_kwargs=NET),
+    )
     with torch.no_grad():
         sac.policy.head.log_std.weight.zero_()
         sac.policy.head.log_std.bias.fill_(-20.0)
@@ -251,7 +258,9 @@ def test_compiled_equals_eager():
 
 @pytest.mark.slow
 def test_learns_the_pendulum():
-    model = make(learning_rate=1e-3, learning_starts=500, policy_kwargs=dict(net_arch=[64, 64]), seed=1, buffer_size=10_000)
+    model = make(
+        learning_rate=1e-3, learning_starts=500, policy_kwargs=dict(net_arch=[64, 64]), seed=1, buffer_size=10_000
+    )
     model.learn(6000)
     mean, _ = polopt.evaluate_policy(model, "Pendulum-v1", n_eval_episodes=10)
     assert mean > -400 and math.exp(model.temperature["log_alpha"].item()) < 1
