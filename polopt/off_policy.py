@@ -84,7 +84,9 @@ class OffPolicyConfig(AgentConfig):
     )
     gradient_steps: int = hyper(1, "[-1, inf)", "gradient steps an update; -1: as many as steps were taken")
     n_steps: int = hyper(1, "[1, inf)", "k, steps of the target's return")
-    action_noise: Any = hyper(None, doc="exploration: a std [of the scaled action], or a stable-baselines3 ActionNoise")
+    action_noise: float | Callable[..., Any] | None = hyper(
+        None, "[0, inf)", "exploration: a std [of the scaled action], or a stable-baselines3 ActionNoise"
+    )
     optimize_memory_usage: bool = hyper(False, doc="stable-baselines3's; rows are packed here as they are")
     replay_buffer_class: Any = hyper(None, doc="stable-baselines3's; not used here")
     replay_buffer_kwargs: Any = hyper(None, doc="stable-baselines3's; not used here")
@@ -102,10 +104,6 @@ class OffPolicyConfig(AgentConfig):
                 pass
             case given:
                 raise ValueError(f'train_freq={given!r} must be a number of steps, (n, "step") or (n, "episode")')
-        noise = self.action_noise
-        number = isinstance(noise, (int, float)) and not isinstance(noise, bool)
-        if (number and not noise >= 0) or not (number or noise is None or callable(noise)):
-            raise ValueError(f"action_noise={noise!r} must be None, a std >= 0, or a stable-baselines3 ActionNoise")
 
     @property
     def cadence(self) -> tuple[int, str]:

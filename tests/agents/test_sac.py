@@ -194,13 +194,17 @@ def test_fixed_temperature_and_targets():
         (dict(gradient_steps=-2), "outside"),
         (dict(tau=1.5), "tau=1.5 is outside"),
         (dict(train_freq=(1, "hour")), "train_freq"),
-        (dict(action_noise="normal"), "action_noise='normal'"),
-        (dict(action_noise=-0.1), "action_noise=-0.1"),
+        (dict(action_noise=-0.1), "action_noise=-0.1 is outside"),
     ],
 )
 def test_bad_hyperparameters(kwargs, words):
     with pytest.raises(ValueError, match=words):
         make(**kwargs)
+
+
+def test_action_noise_of_another_kind():
+    with pytest.raises(TypeError, match="action_noise='normal' must be float or"):
+        make(action_noise="normal")
 
 
 def test_a_discrete_space():

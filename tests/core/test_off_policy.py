@@ -267,7 +267,7 @@ def test_saved_in_full_and_resumed_is_the_uninterrupted_run_memory_included(name
 
 def test_a_function_cannot_be_stored_and_is_asked_for(tmp_path):
     make("TD3", action_noise=NormalActionNoise(np.zeros(1), np.ones(1))).save(tmp_path / "m")
-    with pytest.raises(ValueError, match="pass action_noise=... to load"):
+    with pytest.raises(ValueError, match="pass action_noise="):
         polopt.TD3.load(tmp_path / "m")
 
 
