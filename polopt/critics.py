@@ -47,15 +47,20 @@ class QEnsemble(nn.Module):
                 self.gains.append(nn.Parameter(torch.ones(members, 1, width)))
                 self.shifts.append(nn.Parameter(torch.zeros(members, 1, width)))
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """``[E, B]`` of inputs ``[B, .]`` side by side; ``[E, B, out]`` where there are several outputs."""
+    def forward(self, *inputs: Tensor, members: Tensor | None = None) -> Tensor:
+        """``[E, B]`` of inputs ``[B, .]`` side by side; ``[E, B, out]`` where there are several outputs.
+
+        Args:
+            members: indices ``[Z]`` of the members that are asked; None: all.
+        """
+        some = (lambda p: p) if members is None else (lambda p: p[members])
         x = torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
-        x = x.expand(self.members, *x.shape)
+        x = x.expand(self.members if members is None else len(members), *x.shape)
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
+            x = torch.baddbmm(some(bias), x, some(weight))
             if i < last:
                 if self.layer_norm:
-                    x = layer_norm(x, x.shape[-1:]) * self.gains[i] + self.shifts[i]
+                    x = layer_norm(x, x.shape[-1:]) * some(self.gains[i]) + some(self.shifts[i])
                 x = self.activation(x)
         return x.squeeze(-1) if self.out == 1 else x

@@ -28,7 +28,33 @@ from polopt.off_policy import OffPolicy, OffPolicyConfig, Row
 from polopt.policy import GaussianHead
 from polopt.spaces import encoded_size
 
-__all__ = ["SAC", "temperature_loss"]
+__all__ = ["SAC", "as_number", "starting_temperature", "temperature_loss"]
+
+
+def starting_temperature(ent_coef: float | str) -> tuple[float, bool]:
+    """α to begin with, and whether it is learned: ``"auto"`` is (1, True), ``"auto_0.1"`` (0.1, True), 0.1 (0.1, False).
+
+    Raises:
+        ValueError: it is none of these, or α is negative, or zero and learned.
+    """
+    text = str(ent_coef)
+    learned = text.startswith("auto")
+    value = 1.0 if text == "auto" else as_number(ent_coef, "ent_coef", '"auto" or "auto_NUMBER"', "auto_")
+    if value < 0 or (learned and value == 0):
+        raise ValueError(f"ent_coef={ent_coef!r} must be at least 0, and above it where it is learned")
+    return value, learned
+
+
+def as_number(value: float | str, name: str, words: str, prefix: str = "") -> float:
+    """A hyperparameter's number, of a string too.
+
+    Raises:
+        ValueError: it is none; says that it must be one, or one of these words.
+    """
+    try:
+        return float(str(value).removeprefix(prefix))
+    except ValueError:
+        raise ValueError(f"{name}={value!r} must be a number or {words}") from None
 
 
 def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
@@ -57,9 +83,9 @@ class SAC(OffPolicy):
             super().__post_init__()
             if self.use_sde:
                 raise NotImplementedError("use_sde=True is not built; SAC explores by its policy's own noise")
-            _temperature(self.ent_coef)
+            starting_temperature(self.ent_coef)
             if self.target_entropy != "auto":
-                _number(self.target_entropy, "target_entropy", '"auto"')
+                as_number(self.target_entropy, "target_entropy", '"auto"')
 
     def make_nets(self, net_arch: dict[str, list[int]], activation_fn: type[nn.Module], **optimizer: Any) -> None:
         dim, c = encoded_size(self.action_space), self.config
@@ -68,7 +94,7 @@ class SAC(OffPolicy):
         self.make_critic(net_arch["qf"], activation_fn, self.policy_options.get("n_critics", 2))
         self.part("policy", self.policy.parameters(), **optimizer)
         self.part("critic", self.nets["critic"].parameters(), **optimizer)
-        start, self.learned = _temperature(c.ent_coef)
+        start, self.learned = starting_temperature(c.ent_coef)
         self.temperature = nn.ParameterDict({"log_alpha": torch.tensor(start).log()})
         self.nets["temperature"] = self.temperature.to(self.device)
         if self.learned:
@@ -101,20 +127,3 @@ class SAC(OffPolicy):
     def critic_loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
         log["ent_coef"] = b.alpha
         return super().critic_loss(b, log)
-
-
-def _temperature(given: float | str) -> tuple[float, bool]:
-    """α to begin with, and whether it is learned."""
-    text = str(given)
-    learned = text.startswith("auto")
-    value = 1.0 if text == "auto" else _number(text.removeprefix("auto_"), "ent_coef", '"auto" or "auto_NUMBER"', given)
-    if value < 0 or (learned and value == 0):
-        raise ValueError(f"SAC: ent_coef={given!r} must be at least 0, and above it where it is learned")
-    return value, learned
-
-
-def _number(value: float | str, name: str, words: str, given: Any = None) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"SAC: {name}={given or value!r} must be a number or {words}") from None

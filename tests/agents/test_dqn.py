@@ -212,7 +212,7 @@ def test_bad_input():
         make(env="Pendulum-v1")
     with pytest.raises(ValueError, match="action_noise is for continuous actions"):
         make(action_noise=0.1)
-    with pytest.raises(ValueError, match="exploration_fraction=0.0 is outside"):
+    with pytest.raises(ValueError, match=r"exploration_fraction=0\.0 is outside"):
         make(exploration_fraction=0.0)
 
 

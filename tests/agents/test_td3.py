@@ -159,6 +159,6 @@ def test_actor_and_lagged_copies_move_every_other_step_over_calls_of_learn():
 
 @pytest.mark.slow
 def test_learns_the_pendulum():
-    model = make(action_noise=0.1, learning_starts=500, policy_kwargs=dict(net_arch=[64, 64]), buffer_size=10_000)
-    model.learn(6000)
+    kwargs = dict(action_noise=0.1, learning_starts=1000, batch_size=128, policy_kwargs=dict(net_arch=[64, 64]))
+    model = make(**kwargs, buffer_size=10_000).learn(9000)
     assert polopt.evaluate_policy(model, "Pendulum-v1", n_eval_episodes=10)[0] > -400
