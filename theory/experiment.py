@@ -37,7 +37,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One axes: curves, or a picture ``image [rows, columns]`` over ``extent`` (left, right, bottom, top)."""
+    """One axes: curves, or a picture ``image [rows, columns]`` of small integers over ``extent`` (left, right, bottom, top)."""
 
     title: str
     xlabel: str

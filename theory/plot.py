@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -36,8 +37,9 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     axes.title.set_fontsize(10)
     if panel.image is not None:
+        colours = ListedColormap(_COLOURS[: int(panel.image.max()) + 1])
         axes.imshow(
-            panel.image, extent=panel.extent, aspect="auto", origin="lower", interpolation="nearest", cmap="tab10"
+            panel.image, extent=panel.extent, aspect="auto", origin="lower", interpolation="nearest", cmap=colours
         )
         return
     axes.set(xscale=panel.xscale, yscale=panel.yscale)

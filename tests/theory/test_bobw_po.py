@@ -11,8 +11,10 @@ from polopt.theory.methods.bobw_po import (
     estimate_q,
     exp3_rate,
     growing_phases,
+    least_occupancy,
     loss_means,
     play,
+    regret_bound,
     shannon_policy,
     tsallis_gap,
     tsallis_policy,
@@ -94,3 +96,34 @@ def test_instances_side_by_side_and_the_bonus():
 def test_a_deterministic_world_of_one_arm_has_no_regret():
     mdp = FiniteHorizonMDP(np.ones((1, 1, 1, 1)), np.zeros((1, 1, 1)))
     assert play(mdp, np.full((3, 1, 1, 1), 0.5), np.zeros(10), tsallis_policy, np.array([10]), 0).regret.max() == 0
+
+
+def test_the_least_occupancy_is_that_of_the_worst_deterministic_policy():
+    mdp = layered(3, 2, 2)
+    policies = np.eye(2)[np.array(list(product(range(2), repeat=6))).reshape(-1, 3, 2)]
+    least = finite.occupancy(mdp.P, policies, mdp.mu).min(0)
+    np.testing.assert_allclose(least_occupancy(mdp), least, atol=1e-14)
+
+
+def test_the_bound_of_one_state_is_tsallis_infs_and_grows_as_the_root():
+    one = FiniteHorizonMDP(np.ones((1, 1, 4, 1)), np.zeros((1, 1, 4)))
+    T = np.array([10, 1000])
+    pi = np.eye(4)[:1][None]
+    np.testing.assert_allclose(regret_bound(one, pi, T), 6 * np.sqrt(1 + T) - 2, atol=1e-12)
+    mdp = layered(3, 3, 3)
+    pi = np.eye(3)[np.zeros((3, 3), int)]
+    assert regret_bound(mdp, pi, np.array([4e8]))[0] / regret_bound(mdp, pi, np.array([1e8]))[0] == pytest.approx(
+        2, abs=1e-3
+    )
+
+
+def test_regret_stays_below_the_bound():
+    mdp, seeds, T = layered(3, 3, 3), 32, 2000
+    means = loss_means(mdp.r.shape, np.repeat([0.2, 0.4], seeds), np.random.default_rng(0))
+    shifts = np.zeros((2 * seeds, T))
+    shifts[:seeds] = growing_phases(T)
+    points = np.array([50, 200, 500, 1000, T])
+    regret = play(mdp, means, shifts, tsallis_policy, points, 0).regret.reshape(2, seeds, -1).mean(1)
+    bound = regret_bound(mdp, np.eye(3)[means[0].argmin(-1)], points)
+    assert (regret <= bound).all()
+    assert (regret / bound).max() > 0.05
