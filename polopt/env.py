@@ -94,7 +94,12 @@ class Env(ABC):
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> Obs:
-        """Start N new episodes; world ``i`` is seeded with ``seed + i`` where a seed is given. Returns ``obs``."""
+        """Start N new episodes. Returns ``obs``.
+
+        Args:
+            seed: seeds every world; world ``i`` with ``seed + i``, as Gymnasium does, but for tasks that draw the starts
+                of all worlds from one generator (the built-in classic ones).
+        """
 
     @abstractmethod
     def step(self, action: torch.Tensor) -> Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from polopt.env import EnvError, HostEnv, State, Step
 
 from . import HEADLESS
 from .contact import ContactBatch
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = ["MujocoEnv", "Options", "length"]
 
@@ -134,7 +137,7 @@ class MujocoEnv(HostEnv):
             self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
         self._last_step = np.iinfo(np.int64).max if self.max_episode_steps is None else self.max_episode_steps - 1
 
-        self.model = mujoco.MjModel.from_xml_path(str(_model_path(xml_file)))
+        self.model = _compile(_model_path(xml_file))
         self.dt = self.model.opt.timestep * frame_skip
         threads = min(threads or _cores(), num_envs)
         self._batch = (ContactBatch if contact_forces else Batch)(self.model, num_envs, threads)
@@ -465,6 +468,17 @@ def _model_path(xml_file: str) -> Path:
             f"xml_file={xml_file!r}: there is no {path}. A file of your own starts with '.', '/' or '~'"
         )
     return path
+
+
+def _compile(path: Path) -> mujoco.MjModel:
+    """The model of a file. What the compiler remarks on it is logged: left alone, MuJoCo prints it for every model and
+    writes MUJOCO_LOG.TXT into the working directory, and Gymnasium's own files use an attribute it deprecates."""
+    handler = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda text: _LOG.info("%s: %s", path.name, text))
+    try:
+        return mujoco.MjModel.from_xml_path(str(path))
+    finally:
+        mujoco.set_mju_user_warning(handler)
 
 
 def _open_renderer(model: mujoco.MjModel, height: int, width: int, max_geom: int) -> mujoco.Renderer:
