@@ -1,4 +1,5 @@
 # Written by `python -m polopt.stub`; a test keeps it true.
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch

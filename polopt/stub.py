@@ -13,6 +13,7 @@ __all__ = ["render"]
 
 _HEAD = """\
 # Written by `python -m polopt.stub`; a test keeps it true.
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
