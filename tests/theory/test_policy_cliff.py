@@ -1,91 +1,104 @@
-"""The policy cliff: the specification's table, and its statements on random rewards."""
+"""The cliff's table, the two Lipschitz statements on random rewards, and the batched solvers against the single ones."""
 
 import numpy as np
 import pytest
-from polopt.theory import MDP, evaluate, optimal_action_set, policy_iteration
+from polopt.theory import MDP, evaluate, optimal_action_set, policy_iteration, soft_value_iteration
 from polopt.theory.generators import garnet
 from polopt.theory.methods.policy_cliff import (
     action_gap,
-    along_segment,
+    bonus,
     duplicate_action,
-    hard_policy,
-    lipschitz_bound,
+    hard_map,
+    optimal_values,
     policy_distance,
-    soft_policy,
-    stable_radius,
-    with_reward,
+    reward_sensitivity,
+    soft_bias_bound,
+    soft_distance_bound,
+    soft_map,
+    stability_radius,
+    tied_garnet,
 )
 
-WORLD = garnet(5, 3, 3)
-TWIN = duplicate_action(WORLD)
+CLIFF, PLAIN = tied_garnet(), garnet(5, 3, 3)
+TABLE = {1.0: (0.0834, 8.29e-4, 8.29e-7), 0.1: (0.924, 1.00e-2, 1.00e-5), 0.01: (1.9998, 9.99e-2, 1.00e-4)}
+EPS = np.array([0.1, 1e-3, 1e-6])
 
 
-def pair(eps):
-    return [with_reward(TWIN, TWIN.r + eps * np.eye(3)[a]) for a in (0, 1)]
+def test_the_table_of_the_two_maps():
+    assert (policy_distance(hard_map(CLIFF, bonus(CLIFF, 0, EPS)), hard_map(CLIFF, bonus(CLIFF, 1, EPS))) == 2).all()
+    for tau, row in TABLE.items():
+        distance = policy_distance(*(soft_map(CLIFF, bonus(CLIFF, a, EPS), tau) for a in (0, 1)))
+        np.testing.assert_allclose(distance, row, rtol=0.01)
+        assert (distance <= soft_distance_bound(CLIFF, EPS, tau) * (1 + 1e-9)).all()
 
 
-@pytest.mark.parametrize(
-    ("eps", "expected"),
-    [(0.1, (0.0834, 0.924, 1.9998)), (1e-3, (8.29e-4, 1.00e-2, 9.99e-2)), (1e-6, (8.29e-7, 1.00e-5, 1.00e-4))],
-)
-def test_the_specs_table(eps, expected):
-    one, other = pair(eps)
-    assert policy_distance(hard_policy(one), hard_policy(other)) == 2
-    for tau, value in zip((1.0, 0.1, 0.01), expected, strict=True):
-        distance = policy_distance(soft_policy(one, tau), soft_policy(other, tau))
-        assert distance == pytest.approx(value, rel=0.01)
-        assert distance <= lipschitz_bound(eps, tau, 0.9)
-    values = [policy_iteration(m).V for m in (one, other, TWIN)]
-    assert np.abs(values[0] - values[2]).max() <= eps / 0.1 + 1e-12
+def test_both_copies_of_an_action_are_optimal():
+    solution = policy_iteration(CLIFF)
+    best = optimal_action_set(solution.Q)
+    np.testing.assert_array_equal(best[:, 0], best[:, 1])
+    assert best[:, 0].any()
+    assert action_gap(solution.Q) == pytest.approx(0.0, abs=1e-12)
+    assert not solution.pi[best[:, 0], 1].any()
 
 
-def test_inside_the_stable_radius_nothing_changes():
-    rng = np.random.default_rng(0)
-    base, radius = hard_policy(WORLD), stable_radius(WORLD)
-    assert radius > 0
-    for _ in range(1000):
-        r = WORLD.r + 0.999 * radius * rng.uniform(-1, 1, WORLD.r.shape)
-        assert policy_distance(base, hard_policy(with_reward(WORLD, r))) == 0
+def test_a_bonus_moves_the_policy_but_not_the_value():
+    for eps in EPS:
+        gain = optimal_values(CLIFF, bonus(CLIFF, 1, [eps])).V[0] - policy_iteration(CLIFF).V
+        assert (gain >= -1e-12).all()
+        assert gain.max() <= eps / (1 - CLIFF.gamma) + 1e-12
 
 
-def test_the_soft_map_is_lipschitz():
+def test_batched_solvers_equal_the_single_ones():
+    rewards = np.random.default_rng(0).random((20, 5, 3))
+    V, Q = optimal_values(PLAIN, rewards)
+    soft = soft_map(PLAIN, rewards, 0.1)
+    for k, r in enumerate(rewards):
+        single = MDP(PLAIN.P, r, PLAIN.gamma)
+        np.testing.assert_allclose(V[k], policy_iteration(single).V, atol=1e-11)
+        np.testing.assert_allclose(Q[k], policy_iteration(single).Q, atol=1e-11)
+        np.testing.assert_allclose(soft[k], soft_value_iteration(single, 0.1).pi, atol=1e-9)
+
+
+def test_the_hard_policy_is_constant_within_its_radius():
     rng = np.random.default_rng(1)
-    for _ in range(150):
-        tau, size = rng.choice([1.0, 0.1]), 10 ** rng.uniform(-4, 0)
-        r, noise = rng.random(WORLD.r.shape), size * rng.uniform(-1, 1, WORLD.r.shape)
-        distance = policy_distance(
-            soft_policy(with_reward(WORLD, r), tau), soft_policy(with_reward(WORLD, r + noise), tau)
-        )
-        assert distance <= lipschitz_bound(np.abs(noise).max(), tau, 0.9) / 2, "constant 1 holds"
+    rewards = rng.random((1000, 5, 3))
+    radius = stability_radius(PLAIN, optimal_values(PLAIN, rewards).Q)
+    assert radius.min() > 0
+    corners = rewards + (radius * (1 - 1e-9))[:, None, None] * rng.choice([-1.0, 1.0], rewards.shape)
+    assert policy_distance(hard_map(PLAIN, rewards), hard_map(PLAIN, corners)).max() == 0
+    far = rewards + 20 * radius[:, None, None] * rng.choice([-1.0, 1.0], rewards.shape)
+    assert policy_distance(hard_map(PLAIN, rewards), hard_map(PLAIN, far)).max() == 2
 
 
-def test_the_soft_maps_bias():
-    best = policy_iteration(WORLD).V
-    for tau in (1.0, 0.1, 0.01):
-        gap = best - evaluate(WORLD, soft_policy(WORLD, tau)).V
-        assert 0 <= gap.max() <= tau * np.log(3) / 0.1
+@pytest.mark.parametrize("tau", [1.0, 0.1, 0.01])
+def test_the_soft_policy_is_lipschitz_on_1000_pairs(tau):
+    rng = np.random.default_rng(2)
+    r = rng.random((1000, 5, 3))
+    other = r + rng.choice([1e-4, 1e-2, 1.0], (1000, 1, 1)) * rng.normal(size=r.shape)
+    distance = policy_distance(soft_map(PLAIN, r, tau, 1e-10), soft_map(PLAIN, other, tau, 1e-10))
+    ratio = distance / soft_distance_bound(PLAIN, np.abs(r - other).max((1, 2)), tau)
+    assert ratio.max() <= 1 + 1e-9
+    assert ratio.max() > 0.05
 
 
-def test_both_copies_are_optimal():
-    best = with_reward(TWIN, TWIN.r + 2.0 * (np.arange(3) < 2))
-    assert optimal_action_set(policy_iteration(best).Q).tolist() == [[True, True, False]] * 5
-    assert action_gap(best) == pytest.approx(0.0, abs=1e-12)
+@pytest.mark.parametrize("tau", [1.0, 0.1, 0.01])
+def test_the_bias_of_a_temperature(tau):
+    for mdp in (CLIFF, PLAIN, duplicate_action(PLAIN, 2, 0)):
+        bias = policy_iteration(mdp).V - evaluate(mdp, soft_map(mdp, mdp.r, tau)).V
+        assert bias.min() >= -1e-10
+        assert bias.max() <= soft_bias_bound(mdp, tau) + 1e-10
 
 
-def test_a_bad_cliff_loses_true_value():
-    P = np.zeros((3, 2, 3))
-    P[0, 0, 1] = P[0, 1, 2] = P[1, :, 1] = P[2, :, 2] = 1.0
-    true = MDP(P, np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]]), 0.9)
-    losses = []
-    for eps in (1e-6, -1e-6):
-        proxy = with_reward(true, np.array([[eps, 0.0], [0.0, 0.0], [0.0, 0.0]]))
-        losses.append(policy_iteration(true).V[0] - evaluate(true, hard_policy(proxy)).V[0])
-    assert losses == [pytest.approx(9.0), pytest.approx(0.0)]
+def test_the_soft_policy_is_not_the_softmax_of_the_unregularised_q():
+    Q = policy_iteration(PLAIN).Q / 0.5
+    naive = np.exp(Q - Q.max(-1, keepdims=True))
+    naive /= naive.sum(-1, keepdims=True)
+    assert policy_distance(naive, soft_map(PLAIN, PLAIN.r, 0.5)) > 0.01
 
 
-def test_segments_are_piecewise_constant():
-    second = np.random.default_rng(0).random(WORLD.r.shape)
-    hard, soft = along_segment(WORLD, WORLD.r, second, np.linspace(0, 1, 41), 0.1)
-    jumps = np.abs(np.diff(hard, axis=0)).sum((1, 2)) > 0
-    assert 1 <= jumps.sum() <= 10
-    assert np.abs(np.diff(soft, axis=0)).sum(-1).max() < 0.5
+def test_sensitivity_of_a_learner():
+    radius = float(stability_radius(PLAIN, policy_iteration(PLAIN).Q))
+    assert reward_sensitivity(lambda r: hard_map(PLAIN, r), PLAIN.r, 0.999 * radius).max() == 0
+    at_the_cliff = reward_sensitivity(lambda r: hard_map(CLIFF, r), CLIFF.r, 1e-6)
+    assert 0.2 < (at_the_cliff == 2).mean() < 1
+    assert reward_sensitivity(lambda r: soft_map(CLIFF, r, 0.1), CLIFF.r, 1e-6).max() < 1e-4

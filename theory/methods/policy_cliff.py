@@ -1,161 +1,250 @@
-"""The policy cliff: how rewards map to policies (Xu, 2025, arXiv 2507.20150), on tabular MDPs.
+"""The policy cliff: where actions tie, the map from a reward to its optimal policy jumps; entropy makes it Lipschitz.
 
-1. The hard map ``r -> argmax Q*_r`` is locally constant where ``gap(r) = min_s (best - second best Q*) > 0``: the policy is the
-   same for every r' with ``|r - r'| < gap (1-gamma)/2``, since ``|Q*_r - Q*_r'| <= |r - r'|/(1-gamma)``.
-2. Where optimal actions tie it is a cliff: duplicate an action, add eps to one copy, and the policies are at L1 distance 2 for
-   every eps > 0, though the values differ by at most ``eps/(1-gamma)``.
-3. A bad cliff: under a proxy reward that ignores what the true one sees, the tie decides a true loss of order 1.
-4. The soft map ``softmax(Q*_tau/tau)`` is Lipschitz, ``|pi - pi'|_1 <= 2 |r - r'| / (tau (1-gamma))`` (1 in place of 2 holds,
-   too: softmax is 1-Lipschitz from sup norm to L1), and biased by ``V* - V^pi <= tau log A/(1-gamma)``.
-5. With weights w on several rewards the same holds along ``r_w = sum w_j r_j``: piecewise constant, with jumps where r_w ties.
+With ``|r - r'| = max_(s,a) |r(s, a) - r'(s, a)|`` and ``gap(r) = min_s (best - second best Q*_r(s, .))``:
 
-All norms are sup norms over (s, a); L1 is over actions, its maximum over states.
+1. hard map      ``pi_r = argmax_a Q*_r(s, a)`` is constant while ``|r - r'| < gap(r) (1-gamma)/2``
+2. cliff         where two copies of an optimal action tie, a bonus eps to one or the other gives policies at L1 distance
+                 2 for every eps > 0, though their values differ by at most ``eps/(1-gamma)``
+3. bad cliff     the loss under another, true reward jumps by O(1) where the training reward ties what that one tells apart
+4. soft map      ``pi_(r,tau) = softmax(Q*_(r,tau)/tau)``:  ``|pi - pi'|_1 <= |Q - Q'|/tau <= |r - r'|/(tau (1-gamma))``
+                 at the price ``V* - V^(pi_tau) <= tau log A/(1-gamma)``
+5. many rewards  ``r_w = sum_j w_j r_j``: along a segment of w the hard policy is a staircase, V* is convex in w
+
+Source: X. Xu, 2025, arXiv 2507.20150 (the discounted part; the constants are derived here: a random variable on [-1, 1]
+has mean absolute deviation at most 1, so that softmax is 1-Lipschitz from the sup norm to L1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from scipy.special import logsumexp
 
 from ..experiment import Curve, Experiment, Finding, Panel
 from ..generators import garnet
+from ..gradients import softmax
 from ..mdp import MDP
 from ..measure import bound_ratio, slope
-from ..solvers import evaluate, optimal_action_set, policy_iteration, soft_value_iteration
+from ..solvers import Values, evaluate, fixed_point, optimal_action_set
 
 __all__ = [
     "action_gap",
-    "along_segment",
     "duplicate_action",
-    "hard_policy",
-    "lipschitz_bound",
+    "hard_map",
+    "optimal_values",
     "policy_distance",
-    "soft_policy",
-    "stable_radius",
-    "with_reward",
+    "reward_sensitivity",
+    "soft_bias_bound",
+    "soft_distance_bound",
+    "soft_map",
+    "stability_radius",
+    "tied_garnet",
 ]
 
 
-def with_reward(mdp: MDP, r: np.ndarray) -> MDP:
-    """The same dynamics with reward ``[S, A]``."""
-    return MDP(mdp.P, r, mdp.gamma, mdp.rho)
+def optimal_values(mdp: MDP, r: np.ndarray) -> Values:
+    """V* ``[..., S]`` and Q* ``[..., S, A]`` of each of many rewards ``[..., S, A]``, by policy iteration side by side."""
+    identity = np.eye(mdp.num_actions)
+    actions = r.argmax(-1)
+    while True:
+        V, Q = evaluate(mdp, identity[actions], r)
+        chosen = np.take_along_axis(Q, actions[..., None], -1)[..., 0]
+        better = Q.max(-1) > chosen + 1e-12 * max(1.0, float(np.abs(Q).max()))
+        if not better.any():
+            return Values(V, Q)
+        actions = np.where(better, Q.argmax(-1), actions)
 
 
-def duplicate_action(mdp: MDP, source: int = 0, copy: int = 1) -> MDP:
-    """Action ``copy`` overwritten by ``source``: same law, same reward."""
+def hard_map(mdp: MDP, r: np.ndarray, tol: float = 1e-9) -> np.ndarray:
+    """Statement 1's policy ``[..., S, A]`` of rewards ``[..., S, A]``: the lowest index among actions within ``tol``."""
+    return np.eye(mdp.num_actions)[optimal_action_set(optimal_values(mdp, r).Q, tol).argmax(-1)]
+
+
+def soft_map(mdp: MDP, r: np.ndarray, tau: float, tol: float = 1e-13) -> np.ndarray:
+    """Statement 4's policy ``[..., S, A]`` of rewards ``[..., S, A]``.
+
+    Its Q is the regularised one, ``r + gamma E V`` with ``V = tau log sum_a exp(Q/tau)``, not the softmax of Q*.
+    """
+    r = np.asarray(r, np.float64)
+
+    def operator(V: np.ndarray) -> np.ndarray:
+        return tau * logsumexp((r + mdp.gamma * mdp.expect(V)) / tau, axis=-1)
+
+    V, _ = fixed_point(operator, np.zeros(r.shape[:-1]), mdp.gamma, tol)
+    return softmax((r + mdp.gamma * mdp.expect(V)) / tau)
+
+
+def action_gap(Q: np.ndarray) -> np.ndarray:
+    """``min_s (best - second best Q(s, .))``, ``[...]``, of values ``[..., S, A]``; 0 where two tie."""
+    ordered = np.sort(Q, axis=-1)
+    return (ordered[..., -1] - ordered[..., -2]).min(-1)
+
+
+def stability_radius(mdp: MDP, Q: np.ndarray) -> np.ndarray:
+    """``gap (1-gamma)/2``, ``[...]``: no change of the reward smaller than this moves the hard policy (statement 1)."""
+    return action_gap(Q) * (1 - mdp.gamma) / 2
+
+
+def soft_distance_bound(mdp: MDP, change: np.ndarray, tau: float) -> np.ndarray:
+    """``|r - r'| / (tau (1-gamma))``, which bounds ``max_s |pi - pi'|_1`` of soft policies (statement 4)."""
+    return np.asarray(change) / (tau * (1 - mdp.gamma))
+
+
+def soft_bias_bound(mdp: MDP, tau: float) -> float:
+    """``tau log A/(1-gamma)``, which bounds ``max_s V* - V^(pi_tau)`` (statement 4)."""
+    return tau * np.log(mdp.num_actions) / (1 - mdp.gamma)
+
+
+def policy_distance(pi: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """``max_s |pi(.|s) - pi'(.|s)|_1`` in [0, 2], ``[...]``."""
+    return np.abs(pi - other).sum(-1).max(-1)
+
+
+def duplicate_action(mdp: MDP, source: int, copy: int) -> MDP:
+    """The MDP with action ``copy`` overwritten by ``source``: the same law and the same reward (statement 2)."""
     P, r = np.array(mdp.P), np.array(mdp.r)
     P[:, copy], r[:, copy] = P[:, source], r[:, source]
     return MDP(P, r, mdp.gamma, mdp.rho)
 
 
-def hard_policy(mdp: MDP, tol: float = 1e-9) -> np.ndarray:
-    """The optimal policy ``[S, A]``, one-hot; the lowest index among actions within ``tol``."""
-    return np.eye(mdp.num_actions)[optimal_action_set(policy_iteration(mdp).Q, tol).argmax(-1)]
+def reward_sensitivity(
+    solve: Callable[[np.ndarray], np.ndarray], r: np.ndarray, noise: float, num_draws: int = 100, rng: int = 0
+) -> np.ndarray:
+    """How far noise in the reward moves what is learnt from it, ``[num_draws]`` L1 distances.
+
+    Args:
+        solve: rewards ``[n, S, A]`` to the policies ``[n, S, A]`` learnt from them.
+        noise: half-width of the uniform noise on every entry of ``r``.
+    """
+    shift = np.random.default_rng(rng).uniform(-noise, noise, (num_draws, *r.shape))
+    return policy_distance(solve(r + shift), solve(r[None]))
 
 
-def soft_policy(mdp: MDP, tau: float) -> np.ndarray:
-    """The entropy-regularised optimum ``[S, A]``, which is not the softmax of the unregularised Q*."""
-    return soft_value_iteration(mdp, tau, tol=1e-13).pi
+def tied_garnet(seed: int = 0) -> MDP:
+    """Garnet(5, 3, 3), gamma .9, whose action 1 is a copy of action 0."""
+    return duplicate_action(garnet(5, 3, 3, 0.9, seed), 0, 1)
 
 
-def policy_distance(pi: np.ndarray, other: np.ndarray) -> float:
-    """``max_s |pi(.|s) - pi'(.|s)|_1``, in [0, 2]."""
-    return float(np.abs(pi - other).sum(-1).max())
+def bonus(mdp: MDP, action: int, eps: np.ndarray) -> np.ndarray:
+    """The reward with eps ``[n]`` added to one action everywhere, ``[n, S, A]``."""
+    return mdp.r + np.asarray(eps)[:, None, None] * np.eye(mdp.num_actions)[action]
 
 
-def action_gap(mdp: MDP) -> float:
-    """``min_s`` of the best less the second best Q*."""
-    ordered = np.sort(policy_iteration(mdp).Q, axis=-1)
-    return float((ordered[:, -1] - ordered[:, -2]).min())
-
-
-def stable_radius(mdp: MDP) -> float:
-    """Statement 1: rewards closer than this keep the optimal policy."""
-    return action_gap(mdp) * (1 - mdp.gamma) / 2
-
-
-def lipschitz_bound(distance: float | np.ndarray, tau: float | np.ndarray, gamma: float) -> float | np.ndarray:
-    """Statement 4: ``2 |r - r'| / (tau (1-gamma))``."""
-    return 2 * distance / (tau * (1 - gamma))
-
-
-def along_segment(
-    mdp: MDP, first: np.ndarray, second: np.ndarray, weights: np.ndarray, tau: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Statement 5: hard and soft policies ``[len(weights), S, A]`` for ``(1-w) first + w second``."""
-    worlds = [with_reward(mdp, (1 - w) * first + w * second) for w in weights]
-    return np.stack([hard_policy(m) for m in worlds]), np.stack([soft_policy(m, tau) for m in worlds])
+TEMPERATURES = (1.0, 0.1, 0.01)
 
 
 def experiment(seed: int = 0) -> Experiment:
-    """The cliff on Garnet(5, 3, 3) with a duplicated action, and the maps along a segment of rewards."""
-    world = garnet(5, 3, 3, 0.9, seed)
-    mdp = duplicate_action(world)
-    bump = np.eye(3)
-    epsilons, taus = np.geomspace(1e-6, 1, 19), (1.0, 0.1, 0.01)
-    hard, soft = [], {tau: [] for tau in taus}
-    for eps in epsilons:
-        one, other = (with_reward(mdp, mdp.r + eps * bump[a]) for a in (0, 1))
-        hard.append(policy_distance(hard_policy(one), hard_policy(other)))
-        for tau in taus:
-            soft[tau].append(policy_distance(soft_policy(one, tau), soft_policy(other, tau)))
-    ratio = max(bound_ratio(soft[tau], lipschitz_bound(epsilons, tau, 0.9)) for tau in taus)
-    fit = slope(epsilons[:7], np.array(soft[0.1][:7]), 0.0).estimate
+    """A bonus on either of two equal actions; a proxy reward that ties what the truth tells apart; a segment of rewards."""
+    mdp = tied_garnet(seed)
+    eps = np.geomspace(1e-7, 1, 43)
+    hard = policy_distance(hard_map(mdp, bonus(mdp, 0, eps)), hard_map(mdp, bonus(mdp, 1, eps)))
+    soft = {
+        tau: policy_distance(soft_map(mdp, bonus(mdp, 0, eps), tau), soft_map(mdp, bonus(mdp, 1, eps), tau))
+        for tau in TEMPERATURES
+    }
+    gain = (optimal_values(mdp, bonus(mdp, 0, eps)).V - optimal_values(mdp, mdp.r).V).max(-1)
 
-    rng = np.random.default_rng(seed)
-    radius, base = stable_radius(world), hard_policy(world)
-    moved = sum(
-        policy_distance(base, hard_policy(with_reward(world, world.r + radius * rng.uniform(-1, 1, world.r.shape)))) > 0
-        for _ in range(300)
-    )
-    best = policy_iteration(world).V
-    bias = [float((best - evaluate(world, soft_policy(world, tau)).V).max()) for tau in taus]
-    bias_bound = [tau * np.log(3) / (1 - 0.9) for tau in taus]
+    truth = mdp.r - np.eye(mdp.num_actions)[1]  # the copy is worse by 1, which the proxy mdp.r does not see
+    best = optimal_values(mdp, truth).V
+    signed = np.linspace(-0.04, 0.04, 401)
 
-    weights = np.linspace(0, 1, 201)
-    second = rng.random(world.r.shape)
-    pieces, smooth = along_segment(world, world.r, second, weights, 0.05)
-    jumps = int((np.abs(np.diff(pieces, axis=0)).sum((1, 2)) > 0).sum())
+    def true_loss(pi: np.ndarray) -> np.ndarray:
+        return (best - evaluate(mdp, pi, truth).V) @ mdp.rho
+
+    loss_hard = true_loss(hard_map(mdp, bonus(mdp, 1, signed)))
+    loss_soft = {tau: true_loss(soft_map(mdp, bonus(mdp, 1, signed), tau)) for tau in TEMPERATURES[1:]}
+
+    plain = garnet(5, 3, 3, 0.9, seed)
+    other = garnet(5, 3, 3, 0.9, seed + 1).r
+    w = np.linspace(0, 1, 601)
+    segment = (1 - w[:, None, None]) * plain.r + w[:, None, None] * other
+    staircase = hard_map(plain, segment)
+    V, Q = optimal_values(plain, segment)
+    moves = (np.diff(staircase[..., 0], axis=0) != 0).sum(0)
+    shown = int(moves.argmax())
+    smooth = {tau: soft_map(plain, segment, tau) for tau in TEMPERATURES[1:]}
+    at_jumps = action_gap(Q)[np.flatnonzero(np.abs(np.diff(staircase, axis=0)).sum((1, 2)))]
+    step = np.abs(segment[1] - segment[0]).max()
+
+    radius = float(stability_radius(plain, optimal_values(plain, plain.r).Q))
+    below = reward_sensitivity(lambda r: hard_map(plain, r), plain.r, radius * (1 - 1e-9), 1000)
+    bias = {tau: (optimal_values(mdp, mdp.r).V - evaluate(mdp, soft_map(mdp, mdp.r, tau)).V).max() for tau in soft}
     findings = [
-        Finding.near("hard map: smallest L1 distance over eps", min(hard), 2, 1e-12),
-        Finding.at_most("soft map: largest distance / Lipschitz bound", ratio, 1),
-        Finding.near("soft map, tau .1: exponent of the distance in eps", fit, 1, 0.01),
-        Finding.at_most("perturbations inside the stable radius that change the policy (of 300)", moved, 0),
-        Finding.at_most("soft map: largest bias / (tau log A/(1-gamma))", bound_ratio(bias, bias_bound), 1),
-        Finding.at_least("jumps of the hard map along a segment of rewards", jumps, 1),
+        Finding.near("hard map: least distance over ε in [1e-7, 1]", hard.min(), 2.0, 0.0),
+        Finding.at_most(
+            "... while the value moves by, largest (V - V') (1-γ)/ε", bound_ratio(gain, eps / (1 - mdp.gamma)), 1
+        ),
+        Finding.near(
+            "soft map, τ .1: slope in ε over [1e-7, 1e-3]", slope(eps[:25], soft[0.1][:25]).estimate, 1.0, 0.01
+        ),
+        *(
+            Finding.at_most(
+                f"soft map, τ {tau:g}: largest distance / bound", bound_ratio(d, soft_distance_bound(mdp, eps, tau)), 1
+            )
+            for tau, d in soft.items()
+        ),
+        Finding.near("soft map: distance at τ .01 over that at τ .1, ε 1e-7", soft[0.01][0] / soft[0.1][0], 10.0, 0.1),
+        Finding.at_most("hard map below its radius: largest move, 1000 draws", below.max(), 0),
+        *(
+            Finding.at_most(f"soft map, τ {tau:g}: bias / bound", b / soft_bias_bound(mdp, tau), 1)
+            for tau, b in bias.items()
+        ),
+        Finding.at_least("proxy reward: jump of the true loss at ε = 0", loss_hard[201] - loss_hard[199], 1.0),
+        Finding.at_most(
+            "segment: action gap at a jump, largest over 2 |dr|/(1-γ)",
+            (at_jumps / (2 * step / (1 - plain.gamma))).max(),
+            1,
+        ),
+        Finding.at_least("V* along the segment is convex: least second difference", np.diff(V, 2, axis=0).min(), 0),
     ]
-    state = int(np.abs(np.diff(pieces, axis=0)).sum((0, 2)).argmax())
-    cliff = [Curve("hard map", epsilons, np.array(hard), "marks")]
-    for tau in taus:
-        cliff.append(Curve(f"soft map, τ {tau:g}", epsilons, np.array(soft[tau])))
-        cliff.append(Curve("", epsilons, lipschitz_bound(epsilons, tau, 0.9), "bound"))
-    cliff.append(Curve("its bound 2ε/(τ(1-γ))", epsilons, np.full(19, np.nan), "bound"))
-    return Experiment(
-        "The policy cliff: the optimal policy jumps where actions tie, the entropy-regularised one is Lipschitz",
-        "Xu 2025, arXiv 2507.20150",
+    distance = Panel(
+        "a bonus ε to one or the other of two equal actions",
+        "ε",
+        "max_s |π - π'|₁",
         [
-            Panel(
-                "a duplicated action, one copy paid ε more", "ε", "max_s |π - π'|_1", cliff, "log", "log", (1e-7, 30)
-            ),
-            Panel(
-                "optimal action (colour) by state",
-                "weight of the second reward",
-                "state",
-                image=pieces.argmax(-1).T,
-                extent=(0, 1, -0.5, 4.5),
-            ),
-            Panel(
-                f"the same segment, state {state}",
-                "weight of the second reward",
-                "probability of each action",
-                [
-                    curve
-                    for a in range(3)
-                    for curve in (
-                        Curve(f"action {a}, soft, τ .05", weights, smooth[:, state, a]),
-                        Curve("" if a else "hard", weights, pieces[:, state, a], "bound"),
-                    )
-                ],
+            Curve("optimal policy", eps, hard),
+            *(
+                curve
+                for tau in (1.0, 0.01)
+                for curve in (
+                    Curve(f"soft, τ {tau:g}", eps, soft[tau]),
+                    Curve("bound ε/(τ(1-γ))" if tau == 1 else "", eps, soft_distance_bound(mdp, eps, tau), "bound"),
+                )
             ),
         ],
+        "log",
+        "log",
+        (1e-8, 20),
+    )
+    cliff = Panel(
+        "a proxy ties two actions that the truth tells apart",
+        "ε, the proxy's bonus for the worse one",
+        "loss under the true reward",
+        [
+            Curve("optimal policy", signed, loss_hard, "steps"),
+            *(Curve(f"soft, τ {tau:g}", signed, y) for tau, y in loss_soft.items()),
+        ],
+    )
+    mixture = Panel(
+        f"reward (1-w) r₀ + w r₁: state {shown}",
+        "w",
+        "π(action 0)",
+        [
+            Curve("optimal policy", w, staircase[:, shown, 0], "steps"),
+            *(Curve(f"soft, τ {tau:g}", w, pi[:, shown, 0]) for tau, pi in smooth.items()),
+        ],
+    )
+    picture = Panel(
+        "... the optimal action (colour) in every state",
+        "w",
+        "state",
+        image=staircase.argmax(-1).T,
+        extent=(0, 1, -0.5, plain.num_states - 0.5),
+    )
+    return Experiment(
+        "The policy cliff: the optimal policy jumps where actions tie; at temperature τ it is 1/(τ(1-γ))-Lipschitz",
+        "Xu 2025, arXiv 2507.20150",
+        [distance, cliff, mixture, picture],
         findings,
     )
