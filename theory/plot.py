@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from .experiment import Curve, Experiment, Panel
@@ -29,7 +30,8 @@ def draw(experiment: Experiment, path: str | Path | None = None) -> Figure:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        picture.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)  # a third of the size of true colour
+        # a palette is a third of the size of true colour; maximum coverage keeps every curve's own colour
+        picture.quantize(96, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
     return figure
 
 
@@ -50,6 +52,14 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         _draw_curve(axes, curve, _COLOURS[max(colour, 0) % len(_COLOURS)])
     if panel.ylim is not None:
         axes.set_ylim(panel.ylim)
+    for axis, scale, limits in (
+        (axes.xaxis, panel.xscale, axes.get_xlim()),
+        (axes.yaxis, panel.yscale, axes.get_ylim()),
+    ):
+        if scale == "log" and limits[1] < 100 * limits[0]:  # too few powers of ten to read it by
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(EngFormatter(sep=""))
+            axis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if any(curve.label for curve in panel.curves):
