@@ -73,7 +73,10 @@ def measure(env: str, name: str, case: dict[str, Any], rounds: int) -> dict[str,
     for each in contenders:
         spec = json.dumps([each, env, case])
         processes[each] = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, "--worker", spec], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-W", "ignore", __file__, "--worker", spec],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         if json.loads(processes[each].stdout.readline()) != "ready":
             raise RuntimeError(f"{each} did not start")
@@ -88,7 +91,8 @@ def measure(env: str, name: str, case: dict[str, Any], rounds: int) -> dict[str,
         process.stdin.close()
         process.wait()
     ratios = {
-        each: [a[clock] / b[clock] for a, b in zip(figures[each], figures["sb3"], strict=True)] for each in contenders[:2]
+        each: [a[clock] / b[clock] for a, b in zip(figures[each], figures["sb3"], strict=True)]
+        for each in contenders[:2]
     }
     return dict(
         env=env, case=name, clock=clock, figures=figures,
@@ -109,7 +113,9 @@ def main() -> None:
     if args.worker:
         return worker(*json.loads(args.worker))
     rows = []
-    print(f"{'env':16}{'case':8}{'clock':6}{'sb3':>9}{'eager':>9}{'compiled':>10}{'eager/sb3':>12}{'compiled/sb3':>14}{'peak MB':>9}")
+    print(
+        f"{'env':16}{'case':8}{'clock':6}{'sb3':>9}{'eager':>9}{'compiled':>10}{'eager/sb3':>12}{'compiled/sb3':>14}{'peak MB':>9}"
+    )
     for case in args.cases:
         for env in args.envs:
             row = measure(env, case, CASES[case], args.rounds)
@@ -121,7 +127,9 @@ def main() -> None:
                 f"{r['eager']:11.2f}x{r['compiled']:13.2f}x{peak:9.0f}",
                 flush=True,
             )
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    ).stdout.strip()
     record = dict(
         benchmark="ppo_throughput", commit=commit, date=datetime.now(UTC).isoformat(timespec="seconds"), machine=platform.machine(),
         cpus=os.cpu_count(), versions={p: version(p) for p in ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")},
