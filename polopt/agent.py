@@ -524,7 +524,7 @@ class Agent(ABC):
         force_reset: bool = True,
         **kwargs: Any,
     ) -> Self:
-        """Read a model file. Nothing in it is run.
+        """Read a model file, stable-baselines3's too (of PPO, A2C, TRPO, SAC, TD3, DDPG, DQN). Nothing in it is run.
 
         Args:
             env: an environment to go on with; without one the model predicts, and learns after ``set_env``.
@@ -536,13 +536,17 @@ class Agent(ABC):
             FileError: it is damaged, of another version, or not a polopt model of this algorithm.
             ValueError: ``policy_kwargs`` differ from the stored ones.
         """
+        from .sb3_zip import is_sb3
+        from .sb3_zip import load as load_sb3
+
         if print_system_info:
             from stable_baselines3.common.utils import get_system_info
 
             get_system_info()
-        return cls._from_state(
-            load_state(_zip(path), "model"), path, env, device, {**(custom_objects or {}), **kwargs}, force_reset
-        )
+        changes = {**(custom_objects or {}), **kwargs}
+        if is_sb3(_zip(path)):
+            return load_sb3(cls, _zip(path), env, device, changes, force_reset)
+        return cls._from_state(load_state(_zip(path), "model"), path, env, device, changes, force_reset)
 
     @classmethod
     def _from_state(
@@ -578,7 +582,7 @@ class Agent(ABC):
         if state["normalize"] is not None and env is None:
             model.normalizer = _frozen_normalizer(model, state["normalize"])
         model._setup_model()
-        model.set_parameters(state["parameters"])
+        model.set_parameters(state["parameters"], exact_match=not state.get("partial"))
         model.num_timesteps, model._total_timesteps, model._n_updates = (
             state["num_timesteps"],
             state["total_timesteps"],

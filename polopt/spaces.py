@@ -103,7 +103,7 @@ def from_json(data: dict[str, Any]) -> Space:
     """The space that :func:`to_json` wrote."""
     kind = data["type"]
     if kind == "Dict":
-        return spaces.Dict({k: from_json(s) for k, s in data["spaces"].items()})
+        return spaces.Dict([(k, from_json(s)) for k, s in data["spaces"].items()])  # of a dict it would sort the names
     if kind == "Box":
         shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"]).type
         low, high = (

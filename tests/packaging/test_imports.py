@@ -87,8 +87,16 @@ UNPICKLERS = ("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "
 PICKLES = ("torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "yaml.full_load")
 
 
+def _weights_only(call: ast.Call) -> bool:
+    named = {k.arg: k.value for k in call.keywords}
+    value = named.get("weights_only")
+    plain = None not in named and isinstance(value, ast.Constant) and value.value is True
+    return plain and ast.unparse(call.func) == "torch.load"
+
+
 def code_from_data(tree: ast.AST) -> Found:
-    """Whatever can run code that a file holds."""
+    """Whatever can run code that a file holds. ``torch.load`` called with ``weights_only=True`` in plain sight cannot."""
+    safe = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call) and _weights_only(node)]
     for node in ast.walk(tree):
         for name in imported(node):
             if name.split(".")[0] in UNPICKLERS or name in (
@@ -99,7 +107,7 @@ def code_from_data(tree: ast.AST) -> Found:
             ):
                 yield node.lineno, f"imports {name}"
         match node:
-            case ast.Attribute(value=ast.Name(id="torch"), attr="load" | "save" as attr):
+            case ast.Attribute(value=ast.Name(id="torch"), attr="load" | "save" as attr) if node not in safe:
                 yield node.lineno, f"torch.{attr} is pickle"
             case ast.Attribute(value=ast.Name(id="yaml"), attr="load" | "unsafe_load" | "full_load" as attr):
                 yield node.lineno, f"yaml.{attr}: use yaml.safe_load"
@@ -153,7 +161,12 @@ BAD = [
     (bare_violations, "def f():\n    from agents.on_policy import ppo"),
     (code_from_data, "import pickle"),
     (code_from_data, "def f():\n    from cloudpickle import loads"),
-    (code_from_data, "torch.load(path, weights_only=True)"),
+    (code_from_data, "torch.load(path)"),
+    (code_from_data, "torch.load(path, weights_only=False)"),
+    (code_from_data, "torch.load(path, weights_only=flag)"),
+    (code_from_data, "torch.load(path, weights_only=True, **more)"),
+    (code_from_data, "torch.save(x, path, weights_only=True)"),
+    (code_from_data, "read = torch.load"),
     (code_from_data, "from torch import load"),
     (code_from_data, "eval(text)"),
     (code_from_data, "np.load(path, allow_pickle=True)"),
@@ -165,6 +178,7 @@ GOOD = [
     (lambda tree: wing_violations(tree, 1), "import polopt\nfrom polopt.env import Env\nfrom .classic import x"),
     (lambda tree: wing_violations(tree, 2), "from ..base import x"),
     (bare_violations, "import polopt.envs\nfrom . import envs\nimport gymnasium.envs"),
+    (code_from_data, "torch.load(path, map_location='cpu', weights_only=True)"),
     (code_from_data, "policy.eval()\nnp.load(p, allow_pickle=False)\nyaml.safe_load(t)\nmodel.load(p)\nimport torch"),
 ]
 
