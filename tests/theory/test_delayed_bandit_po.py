@@ -14,6 +14,7 @@ from polopt.theory.methods.delayed_bandit_po import (
     estimate_q,
     plain_ratio,
     play,
+    regret_bound,
     theory_rate,
 )
 
@@ -76,6 +77,22 @@ def test_without_delay_it_is_policy_optimisation_with_implicit_exploration():
 def test_the_theorys_rate():
     assert theory_rate(3, 9, 3, 6000, 0.0) == pytest.approx((9 * 9 * 3 * 6000 + 81 * 6000) ** -0.5)
     assert theory_rate(3, 9, 3, 6000, 1e6) < theory_rate(3, 9, 3, 6000, 0.0)
+
+
+def test_the_bounds_delay_term_is_free_of_states_and_actions():
+    small, large = (regret_bound(3, S, A, 6000, np.array([0.0, 1e5])) for S, A in ((9, 3), (900, 30)))
+    assert np.diff(small) == pytest.approx(np.diff(large), rel=1e-9)
+    assert np.diff(small) == pytest.approx(27 * (106_000**0.5 - 6000**0.5), rel=1e-12)
+    assert small[0] == pytest.approx(9 * 162_000**0.5 + 27 * 6000**0.5)
+
+
+def test_plain_ratios_reach_weights_above_one():
+    """The last policies of a run stand for two episodes far apart: only the adapted weights stay at most 1."""
+    K, eta = 400, np.full(8, 0.05)
+    _, late = play(MDP_, MEANS, np.zeros(K, int), eta, plain_ratio, np.array([K]), 0)
+    early = np.full_like(late, 1 / 3)
+    assert (late * plain_ratio(early, late) / early).max() > 2
+    assert (late * delay_adapted_ratio(early, late) / early).max() <= 1 + 1e-15
 
 
 def test_a_delay_costs_little():
