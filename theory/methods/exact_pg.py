@@ -233,7 +233,7 @@ def experiment(seed: int = 0) -> Experiment:
             Curve("projected PG, η 1", np.arange(1, 401), projected),
             Curve("natural PG, η 1", np.arange(1, 2001), npg),
             Curve(
-                "its bound  log A/(ηt) + 1/((1-γ)²t)",
+                "its bound log A/(ηt) + 1/((1-γ)²t)",
                 np.arange(1, 2001),
                 npg_bound(mdp, 1.0, np.arange(1, 2001)),
                 "bound",
@@ -241,7 +241,7 @@ def experiment(seed: int = 0) -> Experiment:
         ],
         "log",
         "log",
-        (1e-8, 1e3),
+        (1e-8, 1e7),
     )
     linear = Panel(
         "linearly convergent methods",

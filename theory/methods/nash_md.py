@@ -161,7 +161,7 @@ def experiment(seed: int = 0) -> Experiment:
     rps = np.exp(iterate(lambda x, t: self_play_step(game, x, 0.05), np.log([0.5, 0.3, 0.2]), 20_000))
     last = exploitability(game, rps)
     average = exploitability(game, rps.cumsum(0) / np.arange(1, len(rps) + 1)[:, None])
-    precise = prox > 1e-13
+    precise = (prox > 1e-13) & (t > 0)
     shown = np.unique(np.geomspace(1, 20_000, 400).astype(int))
     findings = [
         Finding.at_most("Nash-MD, decaying η: largest KL / bound", bound_ratio(decaying, decaying_bound), 1),

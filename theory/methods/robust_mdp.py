@@ -410,7 +410,7 @@ def experiment(seed: int = 0) -> Experiment:
             error.append(np.abs(V - best).max())
             V = (mdp.r + mdp.gamma * inner(mdp.P, V)).max(-1)
         share = np.array(error) / error[0]
-        ratios.append(bound_ratio(share, mdp.gamma**sweeps))
+        ratios.append(bound_ratio(share[1:], mdp.gamma ** sweeps[1:]))
         contraction.append(Curve(name, sweeps, share))
     contraction.append(Curve("bound  γ^k", sweeps, mdp.gamma**sweeps, "bound"))
 
