@@ -54,7 +54,7 @@ class QEnsemble(nn.Module):
             members: indices ``[Z]`` of the members that are asked; None: all.
         """
         some = (lambda p: p) if members is None else (lambda p: p[members])
-        x = torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
+        x = torch.cat(inputs, -1)
         x = x.expand(self.members if members is None else len(members), *x.shape)
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
