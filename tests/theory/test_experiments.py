@@ -1,5 +1,8 @@
 """Every experiment's findings hold, its figure is drawn, and the registry is the folder."""
 
+import subprocess
+import sys
+
 import polopt.theory
 import pytest
 from polopt.theory.experiment import load_experiment
@@ -11,6 +14,12 @@ def test_the_folder_is_the_registry():
     assert names == sorted(names)
     with pytest.raises(ValueError, match="no theory experiment 'exact_gp'; did you mean 'exact_pg'"):
         load_experiment("exact_gp")
+
+
+def test_the_wing_imports_without_torch_and_matplotlib():
+    code = "import sys, polopt.theory; print(sorted({'torch', 'matplotlib', 'gymnasium'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.slow
