@@ -58,9 +58,11 @@ class QEnsemble(nn.Module):
         x = x.expand(self.members if members is None else len(members), *x.shape)
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if i == last and self.out == 1:  # a batched product of one column costs several times this sum
+                return (x * some(weight).mT).sum(-1) + some(bias).squeeze(-1)
             x = torch.baddbmm(some(bias), x, some(weight))
             if i < last:
                 if self.layer_norm:
                     x = layer_norm(x, x.shape[-1:]) * some(self.gains[i]) + some(self.shifts[i])
                 x = self.activation(x)
-        return x.squeeze(-1) if self.out == 1 else x
+        return x
