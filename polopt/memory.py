@@ -115,7 +115,7 @@ class Replay:
         if not self.size:
             raise ValueError("cannot sample from an empty memory: collect first (learning_starts)")
         index = torch.randint(self.size, (batch_size,), generator=generator, device=self.table.device)
-        return self.unpack(self.table[index])
+        return self.unpack(self.table.index_select(0, index))
 
     def unpack(self, rows: Tensor) -> Batch:
         """Rows of the table as a batch ``[B]``."""
