@@ -51,7 +51,11 @@ def _shape(x: Any) -> Any:
 @functools.cache
 def compiler_available() -> bool:
     """Whether ``torch.compile`` can build kernels here; says so once where it cannot."""
-    torch._dynamo.config.trace_autograd_ops = True  # gradients inside the graph
+    dynamo = torch._dynamo.config
+    dynamo.trace_autograd_ops = True  # gradients inside the graph
+    # Every agent of a process compiles the same methods anew: the limits are on the method, not on the agent.
+    for limit in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(dynamo, limit, max(getattr(dynamo, limit), 4096))
     if torch.cuda.is_available() or any(shutil.which(name) for name in ("c++", "g++", "clang++", "icpx")):
         return True
     warnings.warn("no C++ compiler was found: compile=True runs eager", stacklevel=2)

@@ -356,6 +356,9 @@ class _Log:
                     os.truncate(file, cut_to["events"][file.name])
                 else:
                     file.unlink()
+            # TensorBoard reads event files in the order of their names, which begin with the second they were made in.
+            while any(file.name.split(".")[3] >= str(int(time.time())) for file in self._events()):
+                time.sleep(0.05)
         self.csv = CSVLog(folder / "progress.csv", None if cut_to is None else cut_to["progress"])
         self.tensorboard = TensorBoardOutputFormat(str(folder))
         table = [HumanOutputFormat(sys.stdout)] if verbose else []
