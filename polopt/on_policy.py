@@ -326,7 +326,7 @@ class OnPolicy(Agent):
         name = type(self).__name__
         if self.needs_kl and not self.policy.distribution.has_kl:
             raise ValueError(
-                f"{name} needs an exact KL, which {type(self.policy.distribution).__name__} does not have; use a method that constrains ratios with this policy"
+                f"{name} needs an exact KL, which {type(self.policy.distribution).__name__} does not have; take a method that needs none"
             )
         if self.needs_disjoint and not self.policy.disjoint:
             raise ValueError(
