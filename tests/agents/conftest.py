@@ -1,7 +1,6 @@
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from polopt.batch import Batch
 from polopt.rollout import rollout
@@ -16,9 +15,3 @@ def prepared() -> Callable[..., Batch]:
         return model.prepare(batch)
 
     return rows
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """As ``learn`` sets for small networks: a second thread's wake-up costs more than it computes."""
-    torch.set_num_threads(1)
