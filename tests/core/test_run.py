@@ -175,7 +175,10 @@ def test_the_first_signal_ends_the_iteration_with_a_checkpoint(tmp_path: Path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_signal_stops_at_once(tmp_path: Path):
+def test_a_second_signal_stops_at_once(tmp_path: Path, request: pytest.FixtureRequest):
+    # A job in a shell's background starts with SIGINT ignored, and the second signal acts as it would have before.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     session = new_run("PPO", "Pendulum-v1", 32 * 1000, tmp_path / "run", **TINY)
 
     def interrupting(batch: Any) -> Any:
