@@ -266,5 +266,6 @@ def test_learns_the_pendulum():
         learning_rate=1e-3, learning_starts=500, policy_kwargs=dict(net_arch=[64, 64]), seed=1, buffer_size=10_000
     )
     model.learn(6000)
-    mean, _ = polopt.evaluate_policy(model, "Pendulum-v1", n_eval_episodes=10)
-    assert mean > -400 and math.exp(model.temperature["log_alpha"].item()) < 1
+    # Fixed starts: random actions give about -1230, seeds 0 to 2 gave -152, -317, -361.
+    mean, _ = polopt.evaluate_policy(model, polopt.make_env("Pendulum-v1", 10, seed=0), n_eval_episodes=50)
+    assert mean > -600 and math.exp(model.temperature["log_alpha"].item()) < 1

@@ -161,4 +161,6 @@ def test_actor_and_lagged_copies_move_every_other_step_over_calls_of_learn():
 def test_learns_the_pendulum():
     kwargs = dict(action_noise=0.1, learning_starts=1000, batch_size=128, policy_kwargs=dict(net_arch=[64, 64]))
     model = make(**kwargs, buffer_size=10_000).learn(9000)
-    assert polopt.evaluate_policy(model, "Pendulum-v1", n_eval_episodes=10)[0] > -400
+    # Fixed starts: random actions give about -1230, seeds 0 to 2 gave -338, -204, -162.
+    worlds = polopt.make_env("Pendulum-v1", 10, seed=0)
+    assert polopt.evaluate_policy(model, worlds, n_eval_episodes=50)[0] > -600
