@@ -219,18 +219,3 @@ def test_resumed_with_its_prior_data(tmp_path):
     assert torch.equal(vector(whole), vector(resumed))
     obs = np.zeros((1, 3), np.float32)
     assert polopt.RLPD.load(tmp_path / "half").predict(obs, deterministic=True)[0].shape == (1, 1)
-
-
-@pytest.mark.slow
-def test_ten_critics_cost_less_than_ten():
-    """A ratio of one process's times, loosely: the products of a critic step are 33 for ten critics and 9 for two."""
-    import time
-
-    times = {}
-    for n in (2, 10):
-        model = make(n_critics=n, batch_size=256, policy_kwargs=dict(net_arch=[256, 256]))
-        model.learn(12)
-        started = time.process_time()
-        model.train_steps(20)
-        times[n] = time.process_time() - started
-    assert times[10] < 9 * times[2]
