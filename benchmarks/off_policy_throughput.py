@@ -1,13 +1,15 @@
-"""Gradient updates per second of SAC and TD3: polopt (eager and compiled) beside stable-baselines3, in turn.
+"""Gradient updates per second of SAC and TD3: polopt (eager and compiled) beside stable-baselines3 and SBX, in turn.
 
     python benchmarks/off_policy_throughput.py                       # the whole table
     python benchmarks/off_policy_throughput.py --cases SAC --rounds 5 --updates 100
+    python benchmarks/off_policy_throughput.py --sbx OTHER/bin/python       # an interpreter that has sbx-rl (and so JAX)
 
 Batch 256, 2 x 256 ReLU, observations of 17 numbers, actions of 6, one thread, one update per call, from a replay filled
 with noise. In each round every contender makes the same number of updates; a figure is updates over CPU time (fair on a
 machine that others use too), ratios are taken within a round, and their median is quoted. ``matmul`` is the same update's
 matrix products alone, forwards and backwards, without anything between them (and without those of a single row or column,
 which are sums): nothing that computes them can be faster.
+SBX takes part where an interpreter with it is named; it makes one update a call too, its graph compiled for one thread.
 ``RLPD`` compares its own critic steps, of 10 critics with those of 2 (one policy step in 20).
 """
 
@@ -92,11 +94,13 @@ def updater(case: str, name: str) -> Callable[[int], None]:
                     torch.bmm(a, b, out=out)
 
         return multiply
-    if name == "sb3":
-        import stable_baselines3 as sb3
+    if name in ("sb3", "sbx"):
+        import importlib
+
         from stable_baselines3.common.logger import Logger
 
-        model = getattr(sb3, case)("MlpPolicy", world(), policy_kwargs=arch, device="cpu", seed=0, buffer_size=FILLED)
+        peer = importlib.import_module({"sb3": "stable_baselines3", "sbx": "sbx"}[name])
+        model = getattr(peer, case)("MlpPolicy", world(), policy_kwargs=arch, device="cpu", seed=0, buffer_size=FILLED)
         model.set_logger(Logger(None, []))
         buffer, g = model.replay_buffer, np.random.default_rng(0)
         for array in (buffer.observations, buffer.next_observations, buffer.rewards):
@@ -150,12 +154,17 @@ def worker(case: str, name: str, updates: int) -> None:
         print(json.dumps(updates / (time.process_time() - started)), flush=True)
 
 
-def measure(case: str, rounds: int, updates: int) -> dict[str, Any]:
+ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}
+
+
+def measure(case: str, rounds: int, updates: int, sbx: str | None) -> dict[str, Any]:
     processes = {}
-    for name in CASES[case]:
+    names = [*CASES[case][:1], "sbx", *CASES[case][1:]] if sbx and "sb3" in CASES[case] else CASES[case]
+    for name in names:
+        python = sbx if name == "sbx" else sys.executable
         processes[name] = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, "--worker", json.dumps([case, name, updates])],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [python, "-W", "ignore", __file__, "--worker", json.dumps([case, name, updates])],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD,
         )  # fmt: skip
         if json.loads(processes[name].stdout.readline()) != "ready":
             raise RuntimeError(f"{name} did not start")
@@ -174,7 +183,9 @@ def measure(case: str, rounds: int, updates: int) -> dict[str, Any]:
         return dict(median=statistics.median(each), least=min(each), most=max(each))
 
     first = CASES[case][0]
-    ratios = {f"{name} / {first}": ratio(name, first) for name in CASES[case][1:]}
+    ratios = {f"{name} / {first}": ratio(name, first) for name in names[1:]}
+    if "sbx" in names:
+        ratios |= {f"{name} / sbx": ratio(name, "sbx") for name in ("eager", "compiled")}
     if "matmul" in figures:
         ratios |= {f"{name} / matmul": ratio(name, "matmul") for name in ("sb3", "eager", "compiled")}
     else:
@@ -193,13 +204,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--updates", type=int, default=100, help="updates a round, even")
     parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--sbx", help="an interpreter that has sbx-rl")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         return worker(*json.loads(args.worker))
     rows = []
     for case in args.cases:
-        row = measure(case, args.rounds, args.updates)
+        row = measure(case, args.rounds, args.updates, args.sbx)
         rows.append(row)
         print(case, "  ".join(f"{k} {v:.0f}/s" for k, v in row["updates_per_second"].items()), flush=True)
         for k, v in row["ratios"].items():
