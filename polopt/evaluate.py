@@ -12,6 +12,7 @@ from .env import Env
 from .files import load_state
 from .normalize import Normalize
 from .registry import agent_class
+from .sb3_zip import algorithm, is_sb3
 
 __all__ = ["evaluate_policy", "load"]
 
@@ -98,16 +99,19 @@ def _face(env: Any, num_envs: int, env_kwargs: dict[str, Any]) -> tuple[Any, boo
 
 
 def load(path: str | os.PathLike[str], env: Any = None, device: Any = "auto", **kwargs: Any) -> Agent:
-    """The model in a file, whichever algorithm's it is; of a run directory its ``model.zip``, or its last checkpoint.
+    """The model in a file, whichever algorithm's it is, stable-baselines3's too; of a run directory its ``model.zip``, or
+    its last checkpoint.
 
     Args:
         env, device, kwargs: as for an algorithm's own ``load``.
 
     Raises:
         FileNotFoundError: there is no such file, or no run in the directory.
-        FileError: it is damaged, of another version, or not polopt's.
+        FileError: it is damaged, of another version, or neither library's.
     """
     file = model_file(path)
+    if is_sb3(file):
+        return agent_class(algorithm(file)).load(file, env, device, **kwargs)
     state = load_state(file, "model")
     return agent_class(state["algorithm"])._from_state(state, file, env, device, kwargs)
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from .files import FileError
 from .spaces import to_json
 
-__all__ = ["is_sb3", "load"]
+__all__ = ["algorithm", "is_sb3", "load"]
 
 Weights = dict[str, Tensor]
 
@@ -38,6 +38,27 @@ def is_sb3(path: Any) -> bool:
         return False
     with zipfile.ZipFile(path) as z:
         return {"data", "policy.pth"} <= set(z.namelist())
+
+
+_MARKS = {
+    "TRPO": "cg_max_steps", "PPO": "clip_range", "SAC": "target_entropy", "DQN": "exploration_fraction",
+    "TD3": "target_policy_noise", "A2C": "normalize_advantage",
+}  # fmt: skip
+"""The file does not say whose it is: hyperparameters that tell, in the order in which they do."""
+
+
+def algorithm(path: Any) -> str:
+    """Which algorithm's model a file holds, told by its hyperparameters.
+
+    Raises:
+        FileError: the file is damaged, or of an algorithm that is not read.
+    """
+    data, _, _ = _read(path)
+    for name, mark in _MARKS.items():
+        if mark in data:
+            alone = (data.get("policy_kwargs") or {}).get("n_critics") == 1
+            return "DDPG" if name == "TD3" and alone and data.get("policy_delay") == 1 else name
+    raise FileError(f"{path} is stable-baselines3's, of an algorithm that is not read; {', '.join(_NETS)} are")
 
 
 def load(cls: Any, path: Any, env: Any, device: Any, changes: dict[str, Any], force_reset: bool = True) -> Any:

@@ -81,6 +81,13 @@ def test_the_same_actions(which, with_env, tmp_path):
     assert ours.action_space == env.action_space and ours.learning_rate == theirs.learning_rate
 
 
+@pytest.mark.parametrize("which", MODELS)
+def test_whose_it_is_need_not_be_said(which, tmp_path):
+    name, env, kwargs = MODELS[which]
+    _, path = saved(tmp_path, name, env, kwargs)
+    assert type(polopt.load(path)).__name__ == name
+
+
 @pytest.mark.parametrize("which", ["SAC", "SAC fixed", "TD3", "DDPG"])
 def test_the_critics_and_the_temperature_too(which, tmp_path):
     name, env, kwargs = MODELS[which]
