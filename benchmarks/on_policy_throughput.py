@@ -2,7 +2,7 @@
 
 Rounds are interleaved: in each, every method rolls out and updates once, so that whatever else the machine does falls
 on all alike. A ratio is the median over the rounds of a method's figure over PPO's in the same round, by processor time
-and by the wall clock. What a method does beside its epochs (FixPO's fixup) is also timed apart.
+and by the wall clock. What a method does beside its policy and critic (FixPO's fixup, V-MPO's dual step) is timed apart.
 
     python benchmarks/on_policy_throughput.py --env HalfCheetah-v5 --num-envs 8 --rounds 9
 """
@@ -29,8 +29,11 @@ import polopt
 from polopt.registry import list_agents
 
 RECORD = Path(__file__).parent / "records" / "on_policy_throughput.json"
-ASIDE = {"FixPO": "fixup"}
-"""The method of a class that is timed apart."""
+ASIDE = {
+    "FixPO": lambda model: [(model, "fixup")],
+    "VMPO": lambda model: [(model, "dual_loss"), (model.parts["dual"], "descend")],
+}
+"""The functions of a method that are timed apart, by their owner and name."""
 NEEDS = {"REINFORCE": {"tail": "zero"}}
 """What a method does not start without, where a rollout is shorter than an episode."""
 
@@ -57,7 +60,7 @@ class Timed:
         return spent
 
 
-def make(name: str, args: argparse.Namespace) -> tuple[Any, Timed | None]:
+def make(name: str, args: argparse.Namespace) -> tuple[Any, list[Timed]]:
     cls = getattr(polopt, name)
     wanted = dict(
         n_steps=args.n_steps,
@@ -69,11 +72,11 @@ def make(name: str, args: argparse.Namespace) -> tuple[Any, Timed | None]:
     wanted |= NEEDS.get(name, {})
     known = {f.name for f in dataclasses.fields(cls.Config)}
     model = cls("MlpPolicy", args.env, seed=0, threads=1, **{k: v for k, v in wanted.items() if k in known})
-    aside = None
-    if name in ASIDE:
-        aside = Timed(getattr(model, ASIDE[name]))
-        setattr(model, ASIDE[name], aside)
-    return model, aside
+    apart = []
+    for owner, function in ASIDE.get(name, lambda _: [])(model):
+        apart.append(Timed(getattr(owner, function)))
+        setattr(owner, function, apart[-1])
+    return model, apart
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -84,11 +87,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     asides: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for round_ in range(args.rounds + 1):
-        for name, (model, aside) in models.items():
+        for name, (model, timed) in models.items():
             before = clock()
             model.learn(steps, log_interval=None, reset_num_timesteps=False)
             spent = tuple(b - a for a, b in zip(before, clock(), strict=True))
-            apart = aside.take() if aside else (0.0, 0.0)
+            apart = tuple(sum(x) for x in zip((0.0, 0.0), *(t.take() for t in timed), strict=True))
             if round_:  # the first warms up
                 times[name].append(spent)
                 asides[name].append(apart)
@@ -105,8 +108,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             }.items()
         }
         if name in ASIDE:
-            out[name]["aside"] = ASIDE[name]
-        print(name, {k: v if isinstance(v, str) else round(v, 3) for k, v in out[name].items()}, flush=True)
+            out[name]["aside"] = [function for _, function in ASIDE[name](models[name][0])]
+        print(name, {k: v if isinstance(v, list) else round(v, 3) for k, v in out[name].items()}, flush=True)
     return out
 
 
