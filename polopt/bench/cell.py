@@ -19,6 +19,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -40,7 +41,8 @@ def make_model(cell: Cell, checkpoint: Path | None = None) -> tuple[Any, Predict
     """The model of a cell, and its greedy policy on raw observations.
 
     This is the one place that knows how each library spells what a suite says: ``normalize`` is a ``VecNormalize``
-    around the peers' environments, frozen in evaluation, and ``normalize_obs`` with ``normalize_reward`` for polopt.
+    around the peers' environments, frozen in evaluation, and ``normalize_obs`` with ``normalize_reward`` for polopt; an
+    ``action_noise`` that is a number is the peers' ``NormalActionNoise``.
 
     Args:
         checkpoint: a polopt model file to go on from exactly; None makes an untrained model.
@@ -71,6 +73,10 @@ def make_model(cell: Cell, checkpoint: Path | None = None) -> tuple[Any, Predict
         if isinstance(config.get(name), str):
             config[name] = LinearSchedule(float(config[name].removeprefix("lin_")), 0.0, 1.0)
     env = make_vec_env(cell.env, n_envs=config.pop("n_envs", 1), seed=cell.seed)
+    if isinstance(std := config.get("action_noise"), (int, float)):
+        config["action_noise"] = NormalActionNoise(
+            np.zeros(env.action_space.shape), np.full(env.action_space.shape, std)
+        )
     if not normalize:
         model = algorithm(policy, env, seed=cell.seed, device="cpu", **config)
         return model, lambda obs: model.predict(obs, deterministic=True)[0]
