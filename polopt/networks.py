@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "host_forward", "orthogonal_"]
+__all__ = ["MLP", "host_forward", "lecun_uniform_", "orthogonal_"]
 
 
 class MLP(nn.Sequential):
@@ -41,6 +41,18 @@ def orthogonal_(module: nn.Module, gain: float = math.sqrt(2)) -> nn.Module:
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return module
+
+
+def lecun_uniform_(module: nn.Module) -> nn.Module:
+    """Weights uniform within √(3 / fan in), of variance 1 / fan in, and zero biases, in every Linear layer. Returns the
+    module."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            bound = math.sqrt(3 / layer.in_features)
+            nn.init.uniform_(layer.weight, -bound, bound)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return module

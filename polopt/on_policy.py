@@ -1,16 +1,18 @@
 """The on-policy family: learn from the latest rollout, then throw it away.
 
-What every method here shares: roll out with the present policy, evaluate the batch once (values, log-probabilities and
-the behaviour policy's distribution parameters), estimate advantages, improve, and measure how far the policy moved. A
-method fills slots:
+What every method here shares: roll out with the present policy, look at the batch once (values, and what the ratio is
+measured from), estimate advantages, improve, and measure how far the policy moved. A method fills slots:
 
 =================  =================================================================================================
-``make_policy``    its networks; an :class:`~polopt.policy.ActorCritic` by default
+``make_policy``    its networks; a ``policy_type``, by default an :class:`~polopt.policy.ActorCritic`
 ``make_parts``     which parameters step together; one part ``policy`` over actor and critic by default
 ``behaviour``      the policy that acts; the one that learns by default, else a lagged copy of it
-``estimate(b)``    advantages and return targets; GAE by default
+``remember(b)``    what the ratio is measured from; the behaviour policy's ``params`` and ``log_prob`` by default
+``reconsider(b)``  the same of the present policy, and ``new_value``
+``log_ratio(b)``   their difference; log π_new(a|s) - log π_old(a|s) by default. It alone decides the ratio
+``measure(b)``     how far the policy moved beyond what the ratio tells: entropy and exact KL by default
+``estimate(b)``    advantages and return targets; GAE by default. Where ``reestimates``, anew for every epoch
 ``rows(b)``        ``[T, N]`` to the rows minibatches are drawn from; in order of time by default
-``log_ratio(b)``   log π_new(a|s) - log π_old(a|s) by default, bounded by ``log_ratio_bound``
 ``policy_loss(b)`` the objective, negated; every first-order method has one
 ``value_loss(b)``  squared error to the return target by default
 ``table()``        the ordered steps of one minibatch, ``part -> loss``; one joint step by default, two for split parts
@@ -36,7 +38,7 @@ from .config import hyper
 from .distributions import DiagGaussian, Distribution, distribution_for
 from .graph import static
 from .metrics import explained_variance
-from .policy import ActorCritic
+from .policy import ActorCritic, Policy
 from .schedule import Schedule
 
 __all__ = ["EpochsConfig", "OnPolicy", "OnPolicyConfig", "clipped_value_error"]
@@ -97,13 +99,18 @@ class OnPolicy(Agent):
     """Whether actor and critic must not share parameters."""
     policy_loss_name: ClassVar[str] = "policy_gradient_loss"
     """The policy loss's key in the log, stable-baselines3's."""
+    policy_type: ClassVar[type[Policy]] = ActorCritic
+    """The kind of policy; its ``options`` are what ``policy_kwargs`` may say."""
+    reestimates: ClassVar[bool] = False
+    """Whether each epoch learns from advantages and targets of the present critic; one pass of it an epoch."""
     log_ratio_bound: ClassVar[float | None] = None
     """|log r| as the losses see it stays within this, so that squares of r stay finite; None: unbounded."""
 
     # -- slots: networks ---------------------------------------------------------------------------------------------
 
-    def make_policy(self, distribution: Distribution, **kwargs: Any) -> ActorCritic:
-        """The networks. ``kwargs`` are ``policy_kwargs`` less the optimizer's."""
+    def make_policy(self, distribution: Distribution, **kwargs: Any) -> Policy:
+        """The networks. ``kwargs`` are ``policy_kwargs`` less the optimizer's; ``distribution`` is the usual one over the
+        action space, for kinds of policy that take one."""
         return ActorCritic(self._seen_space(), self.action_space, distribution, **kwargs)
 
     def make_parts(self, **optimizer: Any) -> None:
@@ -116,8 +123,8 @@ class OnPolicy(Agent):
         self.part("critic", self.policy.critic_parameters(), max_grad_norm=self.config.max_grad_norm, **optimizer)
 
     @property
-    def behaviour(self) -> ActorCritic:
-        """The policy that acts, and whose distribution parameters the batch keeps."""
+    def behaviour(self) -> Any:
+        """The policy that acts, and of which the batch keeps what the ratio is measured from."""
         return self.policy
 
     # -- slots: learning -----------------------------------------------------------------------------------------------
@@ -135,12 +142,22 @@ class OnPolicy(Agent):
         b = b.flatten()
         return b.take(b.valid) if "valid" in b else b
 
+    def remember(self, b: Batch) -> dict[str, Tensor]:
+        """Of rows ``[B]`` just acted, what the ratio is measured from, ``[B, ...]`` each: the behaviour policy's ``params``,
+        and their ``log_prob`` of the action. Whatever is random in it is drawn here, once."""
+        params = self.behaviour(b.obs)
+        return {"params": params, "log_prob": self.policy.distribution.log_prob(params, b.action)}
+
+    def reconsider(self, b: Batch) -> Batch:
+        """The present policy's view of rows: ``new_params, new_log_prob, new_value`` (None without a critic)."""
+        params, value = self.policy.both(b.obs) if self.policy.critic_head is not None else (self.policy(b.obs), None)
+        return b.plus(
+            new_params=params, new_value=value, new_log_prob=self.policy.distribution.log_prob(params, b.action)
+        )
+
     def log_ratio(self, b: Batch) -> Tensor:
-        """log π_θ(a|s) - log π_old(a|s), ``[B]``. A bound holds the value only: what lies outside keeps its gradient."""
-        log_ratio = b.new_log_prob - b.log_prob
-        if (bound := self.log_ratio_bound) is None:
-            return log_ratio
-        return log_ratio + (log_ratio.clamp(-bound, bound) - log_ratio).detach()
+        """log r of reconsidered rows, ``[B, ...]``: log π_θ(a|s) - log π_old(a|s)."""
+        return b.new_log_prob - b.log_prob
 
     def policy_loss(self, b: Batch) -> Tensor:
         """What the policy minimises, 0-d. ``b`` has ``ratio``, ``log_ratio``, ``advantage``, ``new_log_prob``,
@@ -190,7 +207,9 @@ class OnPolicy(Agent):
     def improve(self, b: Batch) -> dict[str, Tensor]:
         """``n_epochs`` sweeps of minibatch steps; stops early at ``1.5 target_kl``. Returns metrics."""
         logs: list[dict[str, Tensor]] = []
-        for _ in range(self.c.n_epochs):
+        for epoch in range(self.c.n_epochs):
+            if epoch and self.reestimates:
+                b = self.reestimate(b)
             for minibatch in self.minibatches(b):
                 if self.c.target_kl is not None and self._approx_kl(minibatch) > 1.5 * self.c.target_kl:
                     return _mean(logs)
@@ -227,15 +246,19 @@ class OnPolicy(Agent):
         return b.plus(advantage=(b.advantage - b.advantage.mean()) / (b.advantage.std() + 1e-8))
 
     def evaluate(self, b: Batch) -> Batch:
-        """What the losses read: ``new_params, new_value, new_log_prob, log_ratio, ratio``, where ``needs_kl`` the exact
-        ``kl`` (old || new), and the advantage normalised."""
-        b = self.normalized(b)
-        params, value = self.policy.both(b.obs) if self.policy.critic_head is not None else (self.policy(b.obs), None)
-        b = b.plus(new_params=params, new_value=value, new_log_prob=self.policy.distribution.log_prob(params, b.action))
+        """What the losses read: what :meth:`reconsider` adds, ``log_ratio, ratio``, where ``needs_kl`` the exact ``kl``
+        (old || new), and the advantage normalised."""
+        b = self.reconsider(self.normalized(b))
         if self.needs_kl:
-            b = b.plus(kl=self.policy.distribution.kl(b.params, params))
-        log_ratio = self.log_ratio(b)
+            b = b.plus(kl=self.policy.distribution.kl(b.params, b.new_params))
+        log_ratio = self.bounded(self.log_ratio(b))
         return b.plus(log_ratio=log_ratio, ratio=log_ratio.exp())
+
+    def bounded(self, log_ratio: Tensor) -> Tensor:
+        """Within ``log_ratio_bound``. The bound holds the value only: what lies outside keeps its gradient."""
+        if (bound := self.log_ratio_bound) is None:
+            return log_ratio
+        return log_ratio + (log_ratio.clamp(-bound, bound) - log_ratio).detach()
 
     def kl(self, b: Batch) -> Tensor:
         """KL(π_old || π_θ) of the present policy at each state, ``[B]``, exact."""
@@ -245,25 +268,31 @@ class OnPolicy(Agent):
         b = self.prepare(batch)
         metrics = self.improve(b)
         metrics |= self.finish(b)
+        self._rollout = None
         return metrics | self.diagnose(b)
 
     def prepare(self, batch: Batch) -> Batch:
-        """A rollout ``[T, N]`` as rows ``[B]`` of valid transitions with ``value, log_prob, params, advantage, returns``."""
+        """A rollout ``[T, N]`` as rows ``[B]`` of valid transitions with what :meth:`remember` adds, ``value, advantage,
+        returns``."""
         with torch.no_grad():
-            b = self.estimate(self.appraise(batch.map(lambda x: x.to(self.device))))
+            b = self.appraise(batch.map(lambda x: x.to(self.device)))
+            if self.reestimates:
+                self._rollout = b.only(*(k for k in _EPISODES if k in b))
+            return self._flat(self.estimate(b))
+
+    def _flat(self, b: Batch) -> Batch:
         b = self.rows(Batch(**{k: v for k, v in b.__dict__.items() if k not in ("next_obs", "next_value")}))
         return Batch(**{k: v for k, v in b.__dict__.items() if k != "valid"})
 
     def appraise(self, batch: Batch) -> Batch:
-        """The behaviour policy's view of its rollout in one batched pass: ``params, log_prob, value, next_value``."""
-        T, N = batch.reward.shape
-        rows = batch.flatten()
-        params = self.behaviour(rows.obs)
-        log_prob = self.policy.distribution.log_prob(params, rows.action)
-        b = batch.plus(params=params.view(T, N, -1), log_prob=log_prob.view(T, N))
-        if self.policy.critic_head is None:
-            return b
-        value = self.policy.value(rows.obs).view(T, N)
+        """The rollout ``[T, N]`` seen once, in one batched pass: what :meth:`remember` says, and values."""
+        seen = self.remember(batch.flatten())
+        b = batch.plus(**{k: x.unflatten(0, batch.reward.shape) for k, x in seen.items()})
+        return b if self.policy.critic_head is None else self.valued(b)
+
+    def valued(self, b: Batch) -> Batch:
+        """``value`` and ``next_value`` of a rollout ``[T, N]`` by the present critic."""
+        value = self.policy.value(tree_map(lambda x: x.flatten(0, 1), b.obs)).view(b.reward.shape)
         # The next row's value is the successor's but where an episode ended, at the rollout's end, and after a fake row.
         next_value = torch.cat([value[1:], value[:1]])
         cut = b.terminated | b.truncated
@@ -273,40 +302,48 @@ class OnPolicy(Agent):
         return b.plus(value=value, next_value=next_value)
 
     @torch.no_grad()
+    def reestimate(self, b: Batch) -> Batch:
+        """The rows with ``advantage`` and ``returns`` of the present critic; ``value`` stays the first one's."""
+        fresh = self._flat(self.estimate(self.valued(self._rollout)))
+        return b.plus(advantage=fresh.advantage, returns=fresh.returns)
+
+    @torch.no_grad()
     def diagnose(self, b: Batch) -> dict[str, Tensor]:
         """How far the update moved the policy, over the whole batch, and how well the critic had predicted."""
-        d = self.policy.distribution
-        params = self.policy(b.obs)
-        log_ratio = d.log_prob(params, b.action) - b.log_prob
+        b = self.reconsider(b)
+        log_ratio = self.log_ratio(b)
         ratio = log_ratio.exp()
         out = {
             "approx_kl": (ratio - 1 - log_ratio).mean(),
             "clip_fraction": ((ratio - 1).abs() > self._clip()).float().mean(),
             "ratio_deviation": (ratio - 1).abs().mean(),
             "ratio_variance": (ratio - 1).square().mean(),
-            "entropy_loss": -self._entropy(params, b),
         }
-        if d.has_kl:
-            kl = d.kl(b.params, params)
-            out |= {"kl_mean": kl.mean(), "kl_max": kl.max()}
+        out |= self.measure(b)
         if "value" in b:
             out["explained_variance"] = explained_variance(b.value, b.returns)
-        if isinstance(d, DiagGaussian):
-            out["std"] = params[..., d.dim :].exp().mean()
         if schedule := self._schedules.get("clip_range"):
             out["clip_range"] = torch.tensor(schedule(self._progress))
+        return out
+
+    def measure(self, b: Batch) -> dict[str, Tensor]:
+        """Metrics of reconsidered rows that depend on the kind of policy, 0-d: entropy, exact KL, standard deviation."""
+        d = self.policy.distribution
+        out = {"entropy_loss": -d.entropy(b.new_params).mean()}
+        if d.has_kl:
+            kl = d.kl(b.params, b.new_params)
+            out |= {"kl_mean": kl.mean(), "kl_max": kl.max()}
+        if isinstance(d, DiagGaussian):
+            out["std"] = b.new_params[..., d.dim :].exp().mean()
         return out
 
     def _clip(self) -> float | Tensor:
         return getattr(self.c, "clip_range", 0.2)
 
-    def _entropy(self, params: Tensor, b: Batch) -> Tensor:
-        return self.policy.distribution.entropy(params).mean()
-
     @torch.no_grad()
     def _approx_kl(self, b: Batch) -> float:
         """Schulman's estimate of KL(old||new), mean((r - 1) - log r), on the host: one sync."""
-        log_ratio = self.policy.distribution.log_prob(self.policy(b.obs), b.action) - b.log_prob
+        log_ratio = self.log_ratio(self.reconsider(b))
         kl = float((log_ratio.exp() - 1 - log_ratio).mean())
         if kl != kl:
             raise NonFiniteError("approx_kl is NaN: training diverged; lower learning_rate or normalise observations")
@@ -320,7 +357,7 @@ class OnPolicy(Agent):
         optimizer_kwargs = kwargs.pop(
             "optimizer_kwargs", self.optimizer_kwargs if optimizer_class is self.optimizer_class else {}
         )
-        _check_policy_kwargs(type(self).__name__, kwargs)
+        _check_policy_kwargs(type(self).__name__, kwargs, self.policy_type.options)
         self.policy = self.make_policy(distribution_for(self.action_space), **kwargs).to(self.device)
         self.nets["policy"] = self.policy
         name = type(self).__name__
@@ -363,31 +400,31 @@ class OnPolicy(Agent):
         return self.config.n_steps
 
     def noise(self, horizon: int, num_envs: int) -> Tensor:
-        return self.policy.distribution.noise((horizon, num_envs), self.generator, self.device)
+        return self.policy.noise((horizon, num_envs), self.generator, self.device)
 
     @torch.no_grad()
     def act(self, obs: Any, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        obs = tree_map(lambda x: x.to(self.device), obs)
-        return self.policy.distribution.act(self.behaviour(obs), noise), {}
+        return self.behaviour.act(tree_map(lambda x: x.to(self.device), obs), noise), {}
+
+    def env_action(self, action: Any) -> Any:
+        return super().env_action(self.policy.in_space(action))
 
     def host_actor(self) -> Callable[[Any, Any], Any] | None:
         return self.behaviour.host_act() if self.device.type == "cpu" else None
 
 
-_POLICY_KWARGS = {
-    "net_arch", "activation_fn", "ortho_init", "log_std_init", "state_dependent_std", "features_extractor_class",
-    "features_extractor_kwargs", "share_features_extractor",
-}  # fmt: skip
+_EPISODES = ("obs", "reward", "next_obs", "terminated", "truncated", "valid")
+"""What advantages can be estimated from anew."""
 
 
-def _check_policy_kwargs(owner: str, kwargs: dict[str, Any]) -> None:
+def _check_policy_kwargs(owner: str, kwargs: dict[str, Any], known: frozenset[str]) -> None:
     for name in ("use_expln", "squash_output", "full_std"):
         if kwargs.pop(name, None):
             raise NotImplementedError(f"policy_kwargs[{name!r}] belongs to use_sde, which is not built")
     kwargs.pop("normalize_images", None)
-    if unknown := set(kwargs) - _POLICY_KWARGS:
+    if unknown := set(kwargs) - known:
         raise TypeError(
-            f"{owner}: unknown policy_kwargs {sorted(unknown)}; known: {sorted(_POLICY_KWARGS | {'optimizer_class', 'optimizer_kwargs'})}"
+            f"{owner}: unknown policy_kwargs {sorted(unknown)}; known: {sorted(known | {'optimizer_class', 'optimizer_kwargs'})}"
         )
 
 

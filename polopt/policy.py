@@ -1,10 +1,10 @@
-"""The actor-critic of the on-policy family: observations to distribution parameters and to values."""
+"""Policies: observations to actions and to values. The actor-critic over a distribution is the common one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from .distributions import DiagGaussian, Distribution, GaussianMixture
 from .networks import MLP, host_forward, orthogonal_
 from .spaces import encode, encoded_size
 
-__all__ = ["ActorCritic", "Encoder", "GaussianHead", "LinearHead", "MixtureHead"]
+__all__ = ["ActorCritic", "Encoder", "GaussianHead", "LinearHead", "MixtureHead", "Policy"]
 
 
 HostAct = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -142,94 +142,92 @@ class MixtureHead(nn.Module):
         return act
 
 
-class ActorCritic(nn.Module):
-    """Policy and value networks over one observation space, apart but for a shared ``features_extractor_class``.
+class Policy(nn.Module):
+    """Base of every policy: it encodes observations, may have a value network, and answers to stable-baselines3's names.
 
-    Initialisation as the field's: orthogonal, gain sqrt(2) in the trunks, 0.01 in the action head, 1 in the value head.
-
-    Args:
-        scaled: the distribution's actions lie in [-1, 1] and stand for the whole Box (off-policy methods).
-        net_arch: hidden widths, ``[64, 64]`` or ``{"pi": [...], "vf": [...]}``.
-        log_std_init: initial log standard deviation of a Gaussian.
-        state_dependent_std: the standard deviation as a second linear head instead of free parameters.
-        critic: whether there is a value network.
+    A kind of policy adds its actor between ``encoder`` and :meth:`make_critic`, and says what is random in a choice
+    (:meth:`noise`), how one is made of it (:meth:`act`), which is made without chance (:meth:`mode`), and which parameters
+    decide it (:meth:`actor_parameters`).
     """
 
-    def __init__(
-        self,
-        observation_space: Space,
-        action_space: Space,
-        distribution: Distribution,
-        *,
-        net_arch: Sequence[int] | dict[str, Sequence[int]] = (64, 64),
-        activation_fn: type[nn.Module] = nn.Tanh,
-        ortho_init: bool = True,
-        log_std_init: float = 0.0,
-        state_dependent_std: bool = False,
-        features_extractor_class: type[nn.Module] | None = None,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-        share_features_extractor: bool = True,
-        critic: bool = True,
-        scaled: bool = False,
-        head: Callable[[int, Distribution], nn.Module] | None = None,
-    ) -> None:
+    options: ClassVar[frozenset[str]] = frozenset(
+        {
+            "net_arch",
+            "activation_fn",
+            "features_extractor_class",
+            "features_extractor_kwargs",
+            "share_features_extractor",
+        }
+    )
+    """What ``policy_kwargs`` may say to it."""
+
+    encoder: Encoder
+    critic_head: nn.Linear | None
+
+    def __init__(self, observation_space: Space, action_space: Space) -> None:
         super().__init__()
-        self.observation_space, self.action_space, self.distribution = observation_space, action_space, distribution
-        self.scaled = scaled
-        arch = net_arch if isinstance(net_arch, dict) else {"pi": list(net_arch), "vf": list(net_arch)}
-        self.encoder = Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
-        shared = share_features_extractor or features_extractor_class is None
-        self.trunk = MLP(self.encoder.size, arch["pi"], activation=activation_fn)
-        if head is not None:
-            self.head = head(self.trunk.out_features, distribution)
-        elif isinstance(distribution, DiagGaussian):
-            self.head = GaussianHead(self.trunk.out_features, distribution, log_std_init, state_dependent_std)
-        elif isinstance(distribution, GaussianMixture):
-            if state_dependent_std:
-                raise NotImplementedError("a mixture's standard deviations do not depend on the state here")
-            self.head = MixtureHead(self.trunk.out_features, distribution, log_std_init)
-        else:
-            self.head = LinearHead(self.trunk.out_features, distribution)
-        if critic:
-            self.critic_encoder = (
-                self.encoder
-                if shared
-                else Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
-            )
-            self.critic_trunk = MLP(self.encoder.size, arch["vf"], activation=activation_fn)
-            self.critic_head = nn.Linear(self.critic_trunk.out_features, 1)
-        else:
-            self.critic_head = None
-        if ortho_init:
-            orthogonal_(self.trunk)
-            orthogonal_(self.head, 0.01)
-            if self.encoder.extractor is not None:
-                orthogonal_(self.encoder.extractor)
-            if critic:
-                orthogonal_(self.critic_trunk)
-                orthogonal_(self.critic_head, 1.0)
-                if not shared:
-                    orthogonal_(self.critic_encoder.extractor)
+        self.observation_space, self.action_space = observation_space, action_space
 
-    # -- the networks ------------------------------------------------------------------------------------------
+    def make_critic(
+        self,
+        hidden: Sequence[int],
+        activation_fn: type[nn.Module],
+        share: bool = True,
+        extractor: type[nn.Module] | None = None,
+        extractor_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """The value network, over the actor's encoder or, with ``share=False`` and an extractor, one of its own."""
+        shared = share or extractor is None
+        self.critic_encoder = self.encoder if shared else Encoder(self.observation_space, extractor, extractor_kwargs)
+        self.critic_trunk = MLP(self.encoder.size, hidden, activation=activation_fn)
+        self.critic_head = nn.Linear(self.critic_trunk.out_features, 1)
 
-    def forward(self, obs: Any) -> Tensor:
-        """Distribution parameters ``[B, P]``."""
-        return self.head(self.trunk(self.encoder(obs)))
+    # -- what a kind of policy says ------------------------------------------------------------------------------
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str) -> Tensor:
+        """All that is random in choices ``[*shape]``, with one axis more."""
+        raise NotImplementedError
+
+    def act(self, obs: Any, noise: Tensor) -> Tensor:
+        """The choice made of this noise, ``[B, ...]``, as the policy sees it."""
+        raise NotImplementedError
+
+    def mode(self, obs: Any) -> Tensor:
+        """The choice made without chance, ``[B, ...]``."""
+        raise NotImplementedError
+
+    def in_space(self, action: Any) -> Any:
+        """A choice in the environment's units, not yet clipped to its bounds; NumPy or torch alike."""
+        return action
+
+    def host_act(self) -> HostAct | None:
+        """``(obs [N, ...] float32, noise) -> action`` in NumPy, over views of the weights, until the next update; None
+        where there is no such form."""
+        return None
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """What decides the actions."""
+        raise NotImplementedError
+
+    # -- values --------------------------------------------------------------------------------------------------
 
     def value(self, obs: Any) -> Tensor:
         """V(obs), ``[B]``."""
         return self.critic_head(self.critic_trunk(self.critic_encoder(obs))).squeeze(-1)
 
     def both(self, obs: Any) -> tuple[Tensor, Tensor]:
-        """Distribution parameters ``[B, P]`` and values ``[B]``, encoding the observation once where that is shared."""
+        """What :meth:`forward` gives, and values ``[B]``, encoding the observation once where that is shared."""
         x = self.encoder(obs)
         y = x if self.critic_encoder is self.encoder else self.critic_encoder(obs)
-        return self.head(self.trunk(x)), self.critic_head(self.critic_trunk(y)).squeeze(-1)
+        return self.of(x), self.critic_head(self.critic_trunk(y)).squeeze(-1)
 
-    def actor_parameters(self) -> list[nn.Parameter]:
-        """What decides the actions: encoder, trunk, head."""
-        return [p for m in (self.encoder, self.trunk, self.head) for p in m.parameters()]
+    def forward(self, obs: Any) -> Tensor:
+        """What the actor makes of observations before any chance: distribution parameters ``[B, P]``, or features."""
+        return self.of(self.encoder(obs))
+
+    def of(self, features: Tensor) -> Tensor:
+        """:meth:`forward` of encoded observations."""
+        raise NotImplementedError
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """What only the values depend on."""
@@ -250,18 +248,6 @@ class ActorCritic(nn.Module):
             self.critic_head is None or self.critic_encoder.extractor is None or self.critic_encoder is not self.encoder
         )
 
-    def host_act(self) -> HostAct | None:
-        """``(obs [N, ...] float32, noise) -> action`` in NumPy, over views of the weights, until the next update; None
-        where there is no such form."""
-        if not self.encoder.plain or not hasattr(self.head, "host_act"):
-            return None
-        trunk, head = host_forward(self.trunk), self.head.host_act(self.distribution)
-        if trunk is None or head is None:
-            return None
-        if len(self.observation_space.shape) == 1:
-            return lambda obs, noise: head(trunk(obs), noise)
-        return lambda obs, noise: head(trunk(obs.reshape(len(obs), -1)), noise)
-
     # -- what stable-baselines3 users call -----------------------------------------------------------------------
 
     @property
@@ -276,16 +262,6 @@ class ActorCritic(nn.Module):
         """
         return to_tensor(self.observation_space, observation, self.device)
 
-    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Values ``[B]``, log-probabilities ``[B]`` and entropies ``[B]`` of given actions (stable-baselines3's order)."""
-        params, values = self.both(obs)
-        d = self.distribution
-        return (
-            values,
-            d.log_prob(params, actions.reshape(len(actions), -1) if isinstance(d, DiagGaussian) else actions),
-            d.entropy(params),
-        )
-
     def predict_values(self, obs: Any) -> Tensor:
         """V(obs) as stable-baselines3 shapes it, ``[B, 1]``."""
         return self.value(obs).unsqueeze(-1)
@@ -296,15 +272,121 @@ class ActorCritic(nn.Module):
         """Actions for NumPy observations, single or batched: ``(action, state)``. Actions lie in the action space."""
         obs, batched = self.obs_to_tensor(observation)
         with torch.no_grad():
-            params = self(obs)
-            d = self.distribution
             if deterministic:
-                action = d.mode(params)
+                action = self.mode(obs)
             else:
-                action = d.act(params, d.noise(tuple(params.shape[:-1]), None, params.device))
-        if self.scaled:
-            action = unscale(self.action_space, action)
-        return from_tensor(self.action_space, action, batched), state
+                rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+                action = self.act(obs, self.noise((rows,), None, self.device))
+        return from_tensor(self.action_space, self.in_space(action), batched), state
+
+
+class ActorCritic(Policy):
+    """A distribution whose parameters a network puts out, and values; apart but for a shared ``features_extractor_class``.
+
+    Initialisation as the field's: orthogonal, gain sqrt(2) in the trunks, 0.01 in the action head, 1 in the value head.
+
+    Args:
+        scaled: the distribution's actions lie in [-1, 1] and stand for the whole Box (off-policy methods).
+        net_arch: hidden widths, ``[64, 64]`` or ``{"pi": [...], "vf": [...]}``.
+        log_std_init: initial log standard deviation of a Gaussian.
+        state_dependent_std: the standard deviation as a second linear head instead of free parameters.
+        critic: whether there is a value network.
+    """
+
+    options = Policy.options | {"ortho_init", "log_std_init", "state_dependent_std"}
+
+    def __init__(
+        self,
+        observation_space: Space,
+        action_space: Space,
+        distribution: Distribution,
+        *,
+        net_arch: Sequence[int] | dict[str, Sequence[int]] = (64, 64),
+        activation_fn: type[nn.Module] = nn.Tanh,
+        ortho_init: bool = True,
+        log_std_init: float = 0.0,
+        state_dependent_std: bool = False,
+        features_extractor_class: type[nn.Module] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = True,
+        critic: bool = True,
+        scaled: bool = False,
+        head: Callable[[int, Distribution], nn.Module] | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self.distribution, self.scaled = distribution, scaled
+        arch = net_arch if isinstance(net_arch, dict) else {"pi": list(net_arch), "vf": list(net_arch)}
+        self.encoder = Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
+        self.trunk = MLP(self.encoder.size, arch["pi"], activation=activation_fn)
+        if head is not None:
+            self.head = head(self.trunk.out_features, distribution)
+        elif isinstance(distribution, DiagGaussian):
+            self.head = GaussianHead(self.trunk.out_features, distribution, log_std_init, state_dependent_std)
+        elif isinstance(distribution, GaussianMixture):
+            if state_dependent_std:
+                raise NotImplementedError("a mixture's standard deviations do not depend on the state here")
+            self.head = MixtureHead(self.trunk.out_features, distribution, log_std_init)
+        else:
+            self.head = LinearHead(self.trunk.out_features, distribution)
+        if critic:
+            self.make_critic(
+                arch["vf"],
+                activation_fn,
+                share_features_extractor,
+                features_extractor_class,
+                features_extractor_kwargs,
+            )
+        else:
+            self.critic_head = None
+        if ortho_init:
+            orthogonal_(self.trunk)
+            orthogonal_(self.head, 0.01)
+            if self.encoder.extractor is not None:
+                orthogonal_(self.encoder.extractor)
+            if critic:
+                orthogonal_(self.critic_trunk)
+                orthogonal_(self.critic_head, 1.0)
+                if self.critic_encoder is not self.encoder:
+                    orthogonal_(self.critic_encoder.extractor)
+
+    def of(self, features: Tensor) -> Tensor:
+        return self.head(self.trunk(features))
+
+    def noise(self, shape, generator, device):
+        return self.distribution.noise(shape, generator, device)
+
+    def act(self, obs, noise):
+        return self.distribution.act(self(obs), noise)
+
+    def mode(self, obs):
+        return self.distribution.mode(self(obs))
+
+    def in_space(self, action):
+        return unscale(self.action_space, action) if self.scaled else action
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """What decides the actions: encoder, trunk, head."""
+        return [p for m in (self.encoder, self.trunk, self.head) for p in m.parameters()]
+
+    def host_act(self) -> HostAct | None:
+        if not self.encoder.plain or not hasattr(self.head, "host_act"):
+            return None
+        trunk, head = host_forward(self.trunk), self.head.host_act(self.distribution)
+        if trunk is None or head is None:
+            return None
+        if len(self.observation_space.shape) == 1:
+            return lambda obs, noise: head(trunk(obs), noise)
+        return lambda obs, noise: head(trunk(obs.reshape(len(obs), -1)), noise)
+
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values ``[B]``, log-probabilities ``[B]`` and entropies ``[B]`` of given actions (stable-baselines3's order)."""
+        params, values = self.both(obs)
+        d = self.distribution
+        return (
+            values,
+            d.log_prob(params, actions.reshape(len(actions), -1) if isinstance(d, DiagGaussian) else actions),
+            d.entropy(params),
+        )
 
 
 def to_tensor(space: Space, observation: Any, device: torch.device | str) -> tuple[Any, bool]:

@@ -23,8 +23,8 @@ class Actor(Protocol):
     def act(self, obs: Any, noise: torch.Tensor | None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Action ``[N, ...]`` as the policy sees it, and what must be remembered of the choice."""
 
-    def host_actor(self) -> Callable[[Any, Any], np.ndarray] | None:
-        """``(obs, noise) -> action`` in NumPy, where the policy has such a form and remembers nothing."""
+    def host_actor(self) -> Callable[[Any, Any], Any] | None:
+        """:meth:`act` in NumPy, or of the action alone where nothing must be remembered; None where there is no such form."""
 
     def env_action(self, action: Any) -> Any:
         """The action in the environment's units; NumPy or torch alike."""
