@@ -47,6 +47,7 @@ TABLE: dict[str, World] = {
     "Pendulum-v1": _classic("Pendulum", 200),
     "polopt/CartPoleSwingUp-v0": _classic("CartPoleSwingUp", 500),
     "polopt/DoubleIntegrator-v0": _classic("DoubleIntegrator", 200),
+    "polopt/FourPeaks-v0": _classic("FourPeaks", 1),
     "polopt/LQR-v0": _classic("LQR", 200),
 }
 """Every id built in. Those without a namespace give what Gymnasium's environment of that id gives."""

@@ -5,6 +5,7 @@ from .base import HostWorlds, Task, TorchWorlds
 from .cartpole import CartPole, CartPoleSwingUp
 from .linear import LQR, DoubleIntegrator
 from .mountain_car import MountainCar, MountainCarContinuous
+from .peaks import FourPeaks
 from .pendulum import Pendulum
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "CartPole",
     "CartPoleSwingUp",
     "DoubleIntegrator",
+    "FourPeaks",
     "HostWorlds",
     "MountainCar",
     "MountainCarContinuous",

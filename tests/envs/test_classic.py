@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from polopt.envs import make_env
-from polopt.envs.classic import LQR, CartPole, CartPoleSwingUp, DoubleIntegrator, Pendulum
+from polopt.envs.classic import LQR, CartPole, CartPoleSwingUp, DoubleIntegrator, FourPeaks, Pendulum
 from polopt.envs.table import TABLE
 
 from polopt.env import HostEnv
@@ -403,3 +403,25 @@ def test_swing_up_rewards_upright_and_ends_off_the_track():
     step = env.step_host(np.zeros((3, 1)))
     np.testing.assert_allclose(step.reward, [1.0, 0.0, 1.0], atol=1e-6)
     assert step.terminated.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_four_peaks(backend):
+    """The height at a peak, between two and outside; every step ends an episode."""
+    task = FourPeaks()
+    env = make_env("polopt/FourPeaks-v0", 6, backend=backend, dtype=torch.float64)
+    obs = env.reset(0)
+    action = torch.tensor([*task.centres, (0.0, 0.0), (3.0, 3.0)], dtype=torch.float64)
+    step = env.step(action)
+    neighbours = 1 + 2 * math.exp(-2 * 0.6**2 / (2 * 0.15**2)) + math.exp(-(1.2**2) / (2 * 0.15**2))
+    expected = [neighbours] * 4 + [4 * math.exp(-(0.6**2) / (2 * 0.15**2))]
+    torch.testing.assert_close(step.reward[:5].double(), torch.tensor(expected, dtype=torch.float64))
+    assert step.reward[5] == env.step(torch.ones(6, 2, dtype=torch.float64)).reward[5], "clipped to the box"
+    assert step.terminated.all() and [e.l for e in env.pop_episodes()] == [1] * 12
+    torch.testing.assert_close(env.reward(obs, action, step.next_obs).double(), step.reward.double())
+    assert env.terminated(obs, action, step.next_obs).all()
+    assert task.peak(action.numpy()).tolist() == [0, 1, 2, 3, -1, -1]
+    assert env.render(0).std() > 1
+    for wrong in (dict(radius=0.0), dict(radius=1.1), dict(width=0.0)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            FourPeaks(**wrong)
