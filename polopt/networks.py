@@ -61,7 +61,7 @@ def lecun_uniform_(module: nn.Module) -> nn.Module:
 _ACTIVATIONS: dict[type[nn.Module], Callable[[np.ndarray], np.ndarray]] = {
     nn.Tanh: lambda x: np.tanh(x, out=x),
     nn.ReLU: lambda x: np.maximum(x, 0.0, out=x),
-    nn.SiLU: lambda x: x / (1.0 + np.exp(-x)),
+    nn.SiLU: lambda x: x * (0.5 + 0.5 * np.tanh(0.5 * x)),  # exp(-x) would overflow
     nn.ELU: lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
     nn.LeakyReLU: lambda x: np.where(x > 0, x, 0.01 * x),
     nn.Identity: lambda x: x,

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from .agent import NonFiniteError
 from .batch import Batch, tree_map
 from .env import Env, EnvError, Obs, Step
 
@@ -42,6 +43,7 @@ def rollout(env: Env, actor: Actor, obs: Obs, horizon: int, on_step: OnStep | No
 
     Raises:
         EnvError: an observation or a reward is NaN or infinite; names the world and the step.
+        NonFiniteError: an action is.
     """
     noise = actor.noise(horizon, env.num_envs)
     host_act = actor.host_actor() if env.host else None
@@ -124,6 +126,12 @@ def _through_torch(act: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_finite(batch: Batch) -> None:
+    if batch.action.is_floating_point() and not bool(torch.isfinite(batch.action).all()):
+        t, i = (int(v) for v in (~torch.isfinite(batch.action)).nonzero()[0][:2])
+        raise NonFiniteError(
+            f"the action chosen for environment {i} at step {t} of this rollout is not finite: training diverged. Lower "
+            "learning_rate, or set normalize_obs=True and normalize_reward=True; earlier checkpoints are kept"
+        )
     for name in ("reward", "obs", "next_obs"):
         leaves = batch[name].items() if isinstance(batch[name], dict) else [("", batch[name])]
         for key, x in leaves:
