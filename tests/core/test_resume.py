@@ -36,6 +36,8 @@ RUNS: dict[str, dict[str, Any]] = {
         **NORMALIZED,
     },
     "gymnasium-mujoco": {"env": "Hopper-v5", "env_kwargs": {"backend": "gymnasium"}, "policy_kwargs": NET, **SMALL},
+    # Draws made once per rollout, and a policy without a likelihood.
+    "flow": {"algorithm": "FPO", "env": "Pendulum-v1", "env_kwargs": {"max_episode_steps": 23}, **SMALL},
     "gymnasium-replayed": {"env": "CartPole-v1", "env_kwargs": {"backend": "gymnasium"}, **SMALL, **NORMALIZED},
 }
 STEPS = 64 * 80
