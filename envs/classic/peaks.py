@@ -34,7 +34,7 @@ class FourPeaks(Task):
     start = ((1.0, 1.0),)
     max_episode_steps: ClassVar[int] = 1
 
-    def __init__(self, radius: float = 0.6, width: float = 0.15) -> None:
+    def __init__(self, radius: float = 0.6, width: float = 0.25) -> None:
         if not 0 < radius <= 1:
             raise ValueError(f"radius={radius} must be in (0, 1]")
         if width <= 0:
@@ -61,7 +61,7 @@ class FourPeaks(Task):
     def terminated(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
         return torch.ones(next_obs.shape[:-1], dtype=torch.bool, device=next_obs.device)
 
-    def peak(self, action: np.ndarray, within: float = 2.0) -> np.ndarray:
+    def peak(self, action: np.ndarray, within: float = 1.0) -> np.ndarray:
         """Which peak each action ``[..., 2]`` is on, at most ``within`` widths from its centre; -1: none."""
         distance = np.linalg.norm(np.asarray(action)[..., None, :] - np.array(self.centres), axis=-1)
         return np.where(distance.min(-1) <= within * self.width, distance.argmin(-1), -1)

@@ -413,8 +413,8 @@ def test_four_peaks(backend):
     obs = env.reset(0)
     action = torch.tensor([*task.centres, (0.0, 0.0), (3.0, 3.0)], dtype=torch.float64)
     step = env.step(action)
-    neighbours = 1 + 2 * math.exp(-2 * 0.6**2 / (2 * 0.15**2)) + math.exp(-(1.2**2) / (2 * 0.15**2))
-    expected = [neighbours] * 4 + [4 * math.exp(-(0.6**2) / (2 * 0.15**2))]
+    neighbours = 1 + 2 * math.exp(-2 * 0.6**2 / (2 * 0.25**2)) + math.exp(-(1.2**2) / (2 * 0.25**2))
+    expected = [neighbours] * 4 + [4 * math.exp(-(0.6**2) / (2 * 0.25**2))]
     torch.testing.assert_close(step.reward[:5].double(), torch.tensor(expected, dtype=torch.float64))
     assert step.reward[5] == env.step(torch.ones(6, 2, dtype=torch.float64)).reward[5], "clipped to the box"
     assert step.terminated.all() and [e.l for e in env.pop_episodes()] == [1] * 12
