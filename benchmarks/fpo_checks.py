@@ -26,6 +26,8 @@ from polopt.envs.classic import FourPeaks
 
 import polopt
 
+GOOD = 0.9
+"""A bandit's reward at which its peaks are counted, beside the end of training."""
 RECORDS = Path(__file__).parent / "records" / "fpo"
 NETS = dict(policy_kwargs=dict(net_arch=dict(pi=[32] * 4, vf=[64, 64])))
 # Velocity errors, many epochs at a high rate and a gradient clip, near the authors' own gridworld script: see the page.
@@ -37,7 +39,7 @@ CHECKS: dict[str, dict[str, Any]] = {
         env="polopt/FourPeaks-v0", steps=61_440,
         contenders={
             "FPO": ("FPO", BANDIT | dict(n_epochs=20, error="velocity") | PLAIN),
-            "PPO": ("PPO", BANDIT | dict(n_epochs=10)),
+            "PPO": ("PPO", BANDIT | dict(n_epochs=10), 204_800),  # slower: until it has settled
         },
     ),
     # The same worlds, rollouts and epochs for all; PPO with stable-baselines3's networks, clip and clipping of gradients.
@@ -55,9 +57,10 @@ CHECKS: dict[str, dict[str, Any]] = {
 def play(check: str, contender: str, seed: int) -> dict[str, Any]:
     """One run: its metrics per update, and what its policy does in the end."""
     c = CHECKS[check]
-    method, config = c["contenders"][contender]
+    method, config, *steps = c["contenders"][contender]
     model = getattr(polopt, method)("MlpPolicy", c["env"], seed=seed, threads=1, **config)
-    curve: list[dict[str, float]] = []
+    curve: list[dict[str, Any]] = []
+    run: dict[str, Any] = {}
     update = model.update
 
     def watched(batch: Any) -> dict[str, torch.Tensor]:
@@ -66,14 +69,17 @@ def play(check: str, contender: str, seed: int) -> dict[str, Any]:
         if model.ep_info_buffer:
             row["return"] = round(sum(e["r"] for e in model.ep_info_buffer) / len(model.ep_info_buffer), 3)
         if check == "bandit" and model.num_timesteps % 10_240 == 0:
-            row |= {k: x for k, x in modes(model).items() if k != "actions"}
+            now = modes(model)
+            if now["reward"] >= GOOD and "then" not in run:
+                run["then"] = {"steps": model.num_timesteps} | now
+            row |= {k: x for k, x in now.items() if k != "actions"}
         curve.append(row | {k: float(f"{float(x):.4g}") for k, x in metrics.items()})
         return metrics
 
     model.update = watched
     started, processor = time.perf_counter(), time.process_time()
-    model.learn(c["steps"], log_interval=None, progress_bar=True)
-    run = {
+    model.learn(*(steps or [c["steps"]]), log_interval=None, progress_bar=True)
+    run |= {
         "contender": contender, "method": method, "seed": seed, "config": model.config.to_json(),
         "net_arch": config.get("policy_kwargs", {}).get("net_arch"),
         "wall_s": round(time.perf_counter() - started, 1), "processor_s": round(time.process_time() - processor, 1),
@@ -113,8 +119,11 @@ def returns(model: Any, env: str) -> dict[str, Any]:
 def summary(check: str, run: dict[str, Any]) -> str:
     words = f"{run['contender']:>14} seed {run['seed']}: "
     if check == "bandit":
-        way = ", ".join(f"{row['kept']} at {row['reward']:.2f}" for row in run["curve"] if "kept" in row)
-        return words + f"peaks kept and reward every 10k steps: {way}; shares {run['share']}"
+        then = run.get("then", {"kept": 0, "reward": 0.0, "steps": 0})
+        return words + (
+            f"{then['kept']} peaks kept at reward {then['reward']:.2f}, after {then['steps']} steps; in the end, after "
+            f"{run['curve'][-1]['steps']}, {run['kept']} at {run['reward']:.2f}"
+        )
     late = [row["return"] for row in run["curve"][-10:]]
     deviation = float(np.mean([row["ratio_deviation"] for row in run["curve"]]))
     return words + (
@@ -132,16 +141,23 @@ def draw(check: str, runs: list[dict[str, Any]], path: str) -> None:
 
     names, seeds = list(CHECKS[check]["contenders"]), sorted({run["seed"] for run in runs})
     if check == "bandit":
-        figure, axes = plt.subplots(len(names), len(seeds), figsize=(2.2 * len(seeds), 2.3 * len(names)), squeeze=False)
+        rows = [(name, when) for name in names for when in ("then", "end")]
+        figure, axes = plt.subplots(len(rows), len(seeds), figsize=(2.2 * len(seeds), 2.3 * len(rows)), squeeze=False)
         x = np.linspace(-1, 1, 201)
         plane = torch.from_numpy(np.stack(np.meshgrid(x, x), -1))
         height = FourPeaks().reward(torch.empty(0), plane, torch.empty(0))
         for run in runs:
-            ax = axes[names.index(run["contender"])][seeds.index(run["seed"])]
-            ax.contourf(x, x, height, levels=8, cmap="Greys", alpha=0.6)
-            ax.scatter(*np.array(run["actions"]).T, s=3, alpha=0.5, color="tab:red")
-            ax.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xticks=[], yticks=[])
-            ax.set_title(f"{run['contender']}, seed {run['seed']}: {run['kept']} of 4", fontsize=8)
+            for when in ("then", "end"):
+                shown = run.get("then") if when == "then" else run | {"steps": run["curve"][-1]["steps"]}
+                ax = axes[rows.index((run["contender"], when))][seeds.index(run["seed"])]
+                ax.contourf(x, x, height, levels=8, cmap="Greys", alpha=0.6)
+                ax.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xticks=[], yticks=[])
+                if shown:
+                    ax.scatter(*np.array(shown["actions"]).T, s=3, alpha=0.5, color="tab:red")
+                    ax.set_title(
+                        f"{run['contender']}, {shown['steps'] // 1000}k steps\n{shown['kept']} of 4, reward {shown['reward']:.2f}",
+                        fontsize=8,
+                    )
     else:
         figure, ax = plt.subplots(figsize=(6, 3.6))
         curves = defaultdict(list)

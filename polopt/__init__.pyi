@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import torch
 
+from polopt.agents.generative.fpo import FPO as _FPO
 from polopt.agents.off_policy.ddpg import DDPG as _DDPG
 from polopt.agents.off_policy.double_dqn import DoubleDQN as _DoubleDQN
 from polopt.agents.off_policy.dqn import DQN as _DQN
@@ -34,6 +35,50 @@ from polopt.run import resume as resume
 from polopt.schedule import Schedule
 
 __version__: str
+
+class FPO(_FPO):
+    def __init__(
+        self,
+        policy: Literal["MlpPolicy", "MultiInputPolicy", "CnnPolicy"] = ...,
+        env: Any = ...,
+        *,
+        stats_window_size: int = 100,
+        num_envs: int = 1,
+        normalize_obs: bool = False,
+        normalize_reward: bool = False,
+        compile: bool = False,
+        threads: int | None = None,
+        learning_rate: Schedule = 0.0003,
+        n_steps: int = 2048,
+        gamma: float = 0.995,
+        gae_lambda: float = 0.95,
+        normalize_advantage: bool = True,
+        max_grad_norm: float | None = None,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: Any = None,
+        rollout_buffer_kwargs: Any = None,
+        batch_size: int | None = 64,
+        n_epochs: int = 16,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.25,
+        clip_range_vf: Schedule | None = None,
+        target_kl: float | None = None,
+        clip_range: Schedule = 0.05,
+        samples: int = 8,
+        flow_steps: int = 10,
+        output_scale: float = 0.25,
+        reward_scale: float = 10.0,
+        error: str = ...,
+        ratio: str = ...,
+        tensorboard_log: str | None = ...,
+        policy_kwargs: dict[str, Any] | None = ...,
+        verbose: int = ...,
+        seed: int | None = ...,
+        device: torch.device | str = ...,
+        env_kwargs: dict[str, Any] | None = ...,
+        _init_setup_model: bool = ...,
+    ) -> None: ...
 
 class DDPG(_DDPG):
     def __init__(

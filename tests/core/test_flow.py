@@ -7,8 +7,17 @@ from gymnasium import spaces
 from torch import nn
 
 from polopt.flow import (
-    FlowPolicy, VelocityField, action_end, between, euler, grid, noise_end, noise_error, stochastic_euler,
-    time_embedding, velocity_error,
+    FlowPolicy,
+    VelocityField,
+    action_end,
+    between,
+    euler,
+    grid,
+    noise_end,
+    noise_error,
+    stochastic_euler,
+    time_embedding,
+    velocity_error,
 )  # fmt: skip
 from polopt.part import Part
 
