@@ -2,7 +2,7 @@
 
     python benchmarks/fpo_checks.py bandit --seeds 0 1 2 3 4
     python benchmarks/fpo_checks.py pendulum --contenders FPO PPO --seeds 0 1 2
-    python benchmarks/fpo_checks.py bandit --figure docs/agents/fpo_bandit.png
+    python benchmarks/fpo_checks.py bandit --figure docs/agents/figures/fpo_bandit.png
 
 Every finished run is added to ``records/fpo/CHECK.json``; one that is there is not run again.
 """

@@ -90,7 +90,7 @@ def stochastic_euler(velocity: Velocity, x: Tensor, noise: Tensor, level: float)
         noise: z of the K steps, ``[K, ..., A]``.
         level: of the noise, at least 0; 0.7 is common.
 
-    Source: Liu et al. (Flow-GRPO), 2025, arXiv 2505.05470, eq. 9, with their t.
+    Source: Liu et al. (Flow-GRPO), 2025, arXiv 2505.05470.
     """
     times = grid(len(noise))
     for (t, later), z in zip(pairwise(times), noise, strict=True):

@@ -186,3 +186,19 @@ def test_a_diverged_policy_is_named():
         model.policy.field.net[-1].bias.fill_(torch.nan)
     with pytest.raises(NonFiniteError, match="action chosen for environment 0 at step 0"):
         model.learn(128)
+
+
+@pytest.mark.slow
+def test_several_peaks_are_climbed_at_once():
+    """The benchmark's setting, a third of its steps. Seeds 0 to 2 had four peaks each and rewards of 0.61 and more there;
+    a Gaussian wide enough to cover several gets 0.5."""
+    model = polopt.FPO(
+        "MlpPolicy", "polopt/FourPeaks-v0", num_envs=16, n_steps=128, batch_size=512, n_epochs=20, learning_rate=1e-3,
+        max_grad_norm=0.5, error="velocity", reward_scale=1.0, seed=0,
+        policy_kwargs=dict(net_arch=dict(pi=[32] * 4, vf=[64, 64])),
+    )  # fmt: skip
+    model.learn(20_480, log_interval=None)
+    torch.manual_seed(0)
+    task, action = FourPeaks(), model.predict(np.ones((1000, 1), np.float32))[0]
+    assert sum((task.peak(action) == k).mean() >= 0.05 for k in range(4)) >= 3
+    assert task.reward(torch.empty(0), torch.from_numpy(action), torch.empty(0)).mean() > 0.55

@@ -79,3 +79,19 @@ def test_next_step_autoreset_trains_on_valid_rows_only():
     assert len(rows) == int(batch.valid.sum())
     m.learn(64 * 3)
     assert m.num_timesteps >= 192 and m.num_timesteps < 400
+
+
+def test_what_an_actor_remembers_is_stored_beside_the_action(monkeypatch):
+    """On the host as through torch: a choice may leave something behind, a chain of intermediate steps say."""
+    a, b = model(), model()
+    host = a.host_actor()
+    monkeypatch.setattr(a, "host_actor", lambda: lambda obs, noise: (host(obs, noise), {"chain": np.stack([noise] * 2, 1)}))
+    monkeypatch.setattr(b, "host_actor", lambda: None)
+    act = b.act
+    monkeypatch.setattr(b, "act", lambda obs, noise: (act(obs, noise)[0], {"chain": torch.stack([noise] * 2, 1)}))
+    chains = []
+    for m in (a, b):
+        batch, _ = rollout(m.env, m, m.env.reset_host(0).copy(), 16)
+        assert batch.chain.shape == (16, 3, 2, 1) and m.prepare(batch).chain.shape == (48, 2, 1)
+        chains.append(batch.chain)
+    assert torch.equal(*chains)
