@@ -6,6 +6,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from polopt.agents.generative.fpo import log_ratios
+from polopt.envs.classic import FourPeaks
 
 import polopt
 

@@ -37,7 +37,13 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "gymnasium-mujoco": {"env": "Hopper-v5", "env_kwargs": {"backend": "gymnasium"}, "policy_kwargs": NET, **SMALL},
     # Draws made once per rollout, and a policy without a likelihood.
-    "flow": {"algorithm": "FPO", "env": "Pendulum-v1", "env_kwargs": {"max_episode_steps": 23}, **SMALL},
+    "flow": {
+        "algorithm": "FPO",
+        "env": "Pendulum-v1",
+        "env_kwargs": {"max_episode_steps": 23},
+        "policy_kwargs": {"net_arch": [8]},
+        **SMALL,
+    },
     "gymnasium-replayed": {"env": "CartPole-v1", "env_kwargs": {"backend": "gymnasium"}, **SMALL, **NORMALIZED},
 }
 STEPS = 64 * 80
