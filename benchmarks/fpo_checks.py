@@ -32,7 +32,10 @@ RECORDS = Path(__file__).parent / "records" / "fpo"
 NETS = dict(policy_kwargs=dict(net_arch=dict(pi=[32] * 4, vf=[64, 64])))
 # Velocity errors, many epochs at a high rate and a gradient clip, near the authors' own gridworld script: see the page.
 BANDIT = dict(num_envs=16, n_steps=128, batch_size=512, learning_rate=1e-3, max_grad_norm=0.5)
-PENDULUM = dict(num_envs=16, n_steps=128, batch_size=512, n_epochs=10, normalize_reward=True, gamma=0.99)
+PENDULUM = dict(
+    num_envs=16, n_steps=128, batch_size=512, n_epochs=10, normalize_obs=True, normalize_reward=True, gamma=0.99
+)  # fmt: skip
+RAW = PENDULUM | dict(normalize_obs=False)
 PLAIN = dict(reward_scale=1.0, **NETS)
 CHECKS: dict[str, dict[str, Any]] = {
     "bandit": dict(
@@ -49,6 +52,9 @@ CHECKS: dict[str, dict[str, Any]] = {
             "FPO": ("FPO", PENDULUM | PLAIN),
             "FPO, clip 0.2": ("FPO", PENDULUM | PLAIN | dict(clip_range=0.2)),
             "PPO": ("PPO", PENDULUM),
+            "FPO, raw observations": ("FPO", RAW | PLAIN),
+            "FPO, clip 0.2, raw observations": ("FPO", RAW | PLAIN | dict(clip_range=0.2)),
+            "PPO, raw observations": ("PPO", RAW),
         },
     ),
 }  # fmt: skip
@@ -117,7 +123,7 @@ def returns(model: Any, env: str) -> dict[str, Any]:
 
 
 def summary(check: str, run: dict[str, Any]) -> str:
-    words = f"{run['contender']:>14} seed {run['seed']}: "
+    words = f"{run['contender']:>31} seed {run['seed']}: "
     if check == "bandit":
         then = run.get("then", {"kept": 0, "reward": 0.0, "steps": 0})
         return words + (

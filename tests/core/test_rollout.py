@@ -85,7 +85,9 @@ def test_what_an_actor_remembers_is_stored_beside_the_action(monkeypatch):
     """On the host as through torch: a choice may leave something behind, a chain of intermediate steps say."""
     a, b = model(), model()
     host = a.host_actor()
-    monkeypatch.setattr(a, "host_actor", lambda: lambda obs, noise: (host(obs, noise), {"chain": np.stack([noise] * 2, 1)}))
+    monkeypatch.setattr(
+        a, "host_actor", lambda: lambda obs, noise: (host(obs, noise), {"chain": np.stack([noise] * 2, 1)})
+    )
     monkeypatch.setattr(b, "host_actor", lambda: None)
     act = b.act
     monkeypatch.setattr(b, "act", lambda obs, noise: (act(obs, noise)[0], {"chain": torch.stack([noise] * 2, 1)}))
