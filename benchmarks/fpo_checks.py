@@ -165,7 +165,7 @@ def draw(check: str, runs: list[dict[str, Any]], path: str) -> None:
                         fontsize=8,
                     )
     else:
-        figure, ax = plt.subplots(figsize=(6, 3.6))
+        figure, ax = plt.subplots(figsize=(8, 3.6))
         curves = defaultdict(list)
         for run in runs:
             curves[run["contender"]].append({row["steps"]: row["return"] for row in run["curve"] if "return" in row})
@@ -178,7 +178,7 @@ def draw(check: str, runs: list[dict[str, Any]], path: str) -> None:
             ax.plot(steps, [np.mean([curve[t] for curve in curves[name]]) for t in steps], color=color, label=label)
         ax.axhline(-400, color="grey", lw=0.8, ls=":")
         ax.set(xlabel="environment steps", ylabel="return, last 100 episodes", title=CHECKS[check]["env"])
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
