@@ -140,6 +140,10 @@ class Replay:
         index = torch.randint(self.size, (batch_size,), generator=generator, device=self.table.device)
         return self.unpack(self.table.index_select(0, index)).plus(index=index)
 
+    def rows(self) -> Batch:
+        """All rows in use, views of the table."""
+        return self.unpack(self.table[: self.size])
+
     def unpack(self, rows: Tensor) -> Batch:
         """Rows of the table as a batch ``[B]``."""
         obs, action, reward, next_obs, discount = rows.split(self.widths, -1)
