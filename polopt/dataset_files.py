@@ -28,7 +28,16 @@ from gymnasium import Space, spaces
 from .dataset import Dataset, DatasetError
 from .files import atomic
 
-__all__ = ["list_datasets", "load_dataset", "read_d4rl", "read_minari", "root", "write_d4rl", "write_minari"]
+__all__ = [
+    "check_id",
+    "list_datasets",
+    "load_dataset",
+    "read_d4rl",
+    "read_minari",
+    "root",
+    "write_d4rl",
+    "write_minari",
+]
 
 MINARI_VERSION = "0.5.4"
 """The version of the layout written here."""
@@ -143,8 +152,7 @@ def write_minari(dataset: Dataset, dataset_id: str, folder: str | os.PathLike[st
         FileExistsError: there is one already.
         DatasetError: it lacks what Minari needs: spaces, and the true successors.
     """
-    if not _ID.fullmatch(dataset_id):
-        raise ValueError(f"dataset_id={dataset_id!r} must read namespace/name-vN, as in 'local/hopper/medium-v0'")
+    check_id(dataset_id)
     if dataset.next_obs is None or dataset.observation_space is None or dataset.action_space is None:
         raise DatasetError(f"{dataset.name}: Minari needs the spaces and the last observation of each episode")
     folder = root() / dataset_id if folder is None else Path(folder)
@@ -183,6 +191,12 @@ def write_minari(dataset: Dataset, dataset_id: str, folder: str | os.PathLike[st
         shutil.rmtree(half, ignore_errors=True)
         raise
     return folder
+
+
+def check_id(dataset_id: str) -> None:
+    """Raise ValueError for an id that is not ``namespace/name-vN``."""
+    if not _ID.fullmatch(dataset_id):
+        raise ValueError(f"dataset_id={dataset_id!r} must read namespace/name-vN, as in 'local/hopper/medium-v0'")
 
 
 def _env_spec(env_id: str | None) -> dict[str, str]:

@@ -127,7 +127,9 @@ class Neighbours:
             if cells.starts[q] < cells.starts[q + 1]:
                 lists.append(_list_cell(ordered, cells, q, k, radius))
         who, rows, gaps, reach = (np.concatenate(parts) for parts in zip(*lists, strict=True))
-        order = np.argsort(cells.order[who], kind="stable")  # back from the cells' order to the data's, each list as it is
+        order = np.argsort(
+            cells.order[who], kind="stable"
+        )  # back from the cells' order to the data's, each list as it is
         starts = np.concatenate([[0], np.cumsum(np.bincount(cells.order[who], minlength=len(x)))])
         of_row = np.empty(len(x), np.float32)
         of_row[cells.order] = np.nextafter(reach.astype(np.float32), np.float32(0))
