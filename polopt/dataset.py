@@ -64,13 +64,13 @@ class Dataset:
 
     def __post_init__(self) -> None:
         n = len(self.reward)
+        if n == 0:
+            raise DatasetError(f"{self.name}: there is no row")
         flat = lambda x: np.ascontiguousarray(np.asarray(x, np.float32).reshape(len(x), -1))
         given = {"obs": flat(self.obs), "action": flat(self.action)}
         given["reward"] = np.asarray(self.reward, np.float32).reshape(-1)
         given |= {k: np.asarray(getattr(self, k)).astype(bool).reshape(-1) for k in ("terminated", "truncated")}
         given["next_obs"] = None if self.next_obs is None else flat(self.next_obs)
-        if n == 0:
-            raise DatasetError(f"{self.name}: there is no row")
         for name, x in given.items():
             if x is None:
                 continue

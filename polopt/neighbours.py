@@ -178,7 +178,7 @@ class Index:
         """The nearest rows ``[B]`` to (the states of rows ``[B]``, actions ``[B, A]``), and which needed no search, bool."""
         i, u = row.cpu().numpy(), action.detach().cpu().numpy()
         found, square = self._listed(i, u)
-        certified = square <= (self.beta * self.neighbours.radius[i]) ** 2 * np.float32(1 - _MARGIN)
+        certified = square <= np.square(self.beta * self.neighbours.radius[i].astype(np.float64)) * (1 - _MARGIN)
         if not certified.all():
             open_ = np.flatnonzero(~certified)
             found[open_] = self._search(i[open_], u[open_], found[open_])

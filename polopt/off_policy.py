@@ -399,6 +399,9 @@ class OffPolicy(Agent):
         if spaces.Box not in self.action_spaces:
             raise ValueError(f"{type(self).__name__} acts by numbered actions; datasets here hold those of a Box")
         dataset = load_dataset(dataset)
+        if not hasattr(self, "nets"):
+            self._take_spaces(dataset)
+        dataset.check(self.observation_space, self.action_space)
         if self._awaited not in (None, dataset.hash):
             raise DatasetError(f"{dataset.name} holds other rows than the dataset that this model was learning from")
         if self.dataset is None or self.dataset.hash != dataset.hash:
@@ -413,18 +416,18 @@ class OffPolicy(Agent):
     _awaited: str | None = None
     """The hash of the dataset that a checkpoint was learning from, which no checkpoint holds"""
 
+    def _take_spaces(self, dataset: Dataset) -> None:
+        """Build the networks for what a dataset holds, where there is no environment yet."""
+        if dataset.observation_space is None or dataset.action_space is None:
+            raise DatasetError(f"{dataset.name} does not say its spaces: construct the model with an environment")
+        check_observation_space(dataset.observation_space)
+        check_action_space(dataset.action_space, self.action_spaces, type(self).__name__)
+        self.observation_space, self.action_space = dataset.observation_space, dataset.action_space
+        self.n_envs, self.normalizer = None, None
+        self._setup_model()
+
     def _take_dataset(self, dataset: Dataset) -> None:
         """Fill a new memory with the dataset's transitions."""
-        if not hasattr(self, "nets"):
-            if dataset.observation_space is None or dataset.action_space is None:
-                raise DatasetError(f"{dataset.name} does not say its spaces: construct the model with an environment")
-            dataset.check(dataset.observation_space, dataset.action_space)
-            check_observation_space(dataset.observation_space)
-            check_action_space(dataset.action_space, self.action_spaces, type(self).__name__)
-            self.observation_space, self.action_space = dataset.observation_space, dataset.action_space
-            self.n_envs, self.normalizer = None, None
-            self._setup_model()
-        dataset.check(self.observation_space, self.action_space)
         rows = dataset.transitions()
         if self.config.standardize and self._n_updates == 0:
             mean, std = (torch.from_numpy(f(dataset.obs, 0, np.float64)) for f in (np.mean, np.std))
