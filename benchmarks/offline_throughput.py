@@ -100,9 +100,10 @@ def measure(kind: str, args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     data = transitions(kind, args.rows)
-    row: dict[str, Any] = dict(kind=kind, rows=args.rows, alpha=args.alpha)
+    row: dict[str, Any] = dict(kind=kind, rows=args.rows, alpha=args.alpha, reach=args.reach)
     started = time.process_time()
-    prdc = model_of("PRDC", data, args.compile, alpha=args.alpha)
+    ours = dict(alpha=args.alpha, reach=args.reach)
+    prdc = model_of("PRDC", data, args.compile, **ours)
     row["lists_cpu_seconds"] = time.process_time() - started
     listed = np.diff(prdc.index.neighbours.starts)
     row["listed_per_row"] = dict(mean=float(listed.mean()), full=float((listed == 64).mean()))
@@ -110,7 +111,7 @@ def measure(kind: str, args: argparse.Namespace) -> dict[str, Any]:
     tree = Tree(prdc.index)
     row["tree_seconds"] = time.perf_counter() - started
     bc = model_of("TD3BC", data, args.compile, alpha=args.alpha)
-    official = model_of("PRDC", data, args.compile, alpha=args.alpha)
+    official = model_of("PRDC", data, args.compile, **ours)
     official.index = tree
     for model in (bc, prdc, official):  # compile, and warm the caches, on steps that do not count
         state = {k: {n: x.clone() for n, x in v.state_dict().items()} for k, v in model.nets.items()}
@@ -118,7 +119,7 @@ def measure(kind: str, args: argparse.Namespace) -> dict[str, Any]:
         model.set_parameters(state, exact_match=False)
     row["td3_bc"], row["prdc"] = timed(bc, args.updates), timed(prdc, args.updates)
     row["tree"] = timed(official, args.official) | {"certified": None}
-    row["prdc_same_updates_as_tree"] = timed(model_of("PRDC", data, args.compile, alpha=args.alpha), args.official)
+    row["prdc_same_updates_as_tree"] = timed(model_of("PRDC", data, args.compile, **ours), args.official)
     searches = []
     for _ in range(args.batches):  # of the policy as it is after those updates
         b = prdc.memory.sample(BATCH, prdc.generator)
@@ -153,7 +154,8 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=1000, help="of ours, even")
     parser.add_argument("--official", type=int, default=1000, help="updates with the tree, even: up to a second each")
     parser.add_argument("--batches", type=int, default=20, help="searches timed by themselves")
-    parser.add_argument("--alpha", type=float, default=40.0)
+    parser.add_argument("--alpha", type=float, default=2.5, help="40 drives the policy far from the data")
+    parser.add_argument("--reach", type=float, default=1.0, help="PRDC's; the lists take 3x as long at 1.5, 7x at 2")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--record", type=Path, default=RECORD)
     args = parser.parse_args()

@@ -41,12 +41,17 @@ class PRDC(TwinDelayed):
     class Config(TD3BCConfig):
         alpha: float = hyper(2.5, "[0, inf)", "α, weight of the value; HalfCheetah: 40, AntMaze: 7.5")
         beta: float = hyper(2.0, "[0, inf)", "β, weight of a state's distance; AntMaze: 7.5")
-        neighbours: int = hyper(64, "[1, inf)", "most rows listed beside each; it decides the speed only")
+        neighbours: int = hyper(64, "[1, inf)", "most rows listed beside each; decides the speed only")
+        reach: float = hyper(
+            1.0,
+            "[0, 2]",
+            "listed are states within reach √A / β; decides the speed only; a large α wants 2, slow to list",
+        )
 
     def pretrain(self, memory: Replay) -> None:
         data, c = memory.rows(), self.config
-        # β times this radius is √A: certified is any action within 1 of a listed one, root mean square over its entries.
-        radius = math.sqrt(data.action.shape[-1]) / c.beta if c.beta else 0.0
+        # Certified is every action within `reach` of a listed one, root mean square over its entries: with 2, any action.
+        radius = c.reach * math.sqrt(data.action.shape[-1]) / c.beta if c.beta else 0.0
         neighbours = Neighbours.cached(data.obs.cpu().numpy(), c.neighbours, radius)
         self.index = Index(data.obs, data.action, c.beta, neighbours)
 
