@@ -11,6 +11,7 @@ from polopt.agents.off_policy.dqn import DQN as _DQN
 from polopt.agents.off_policy.rlpd import RLPD as _RLPD
 from polopt.agents.off_policy.sac import SAC as _SAC
 from polopt.agents.off_policy.td3 import TD3 as _TD3
+from polopt.agents.offline.prdc import PRDC as _PRDC
 from polopt.agents.offline.td3_bc import TD3BC as _TD3BC
 from polopt.agents.on_policy.a2c import A2C as _A2C
 from polopt.agents.on_policy.dpo import DPO as _DPO
@@ -323,6 +324,50 @@ class TD3(_TD3):
         policy_delay: int = 2,
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
+        tensorboard_log: str | None = ...,
+        policy_kwargs: dict[str, Any] | None = ...,
+        verbose: int = ...,
+        seed: int | None = ...,
+        device: torch.device | str = ...,
+        env_kwargs: dict[str, Any] | None = ...,
+        _init_setup_model: bool = ...,
+    ) -> None: ...
+
+class PRDC(_PRDC):
+    def __init__(
+        self,
+        policy: Literal["MlpPolicy", "MultiInputPolicy", "CnnPolicy"] = ...,
+        env: Any = ...,
+        *,
+        stats_window_size: int = 100,
+        num_envs: int = 1,
+        normalize_obs: bool = False,
+        normalize_reward: bool = False,
+        compile: bool = False,
+        threads: int | None = None,
+        learning_rate: Schedule = 0.0003,
+        buffer_size: int = 1000000,
+        learning_starts: int = 0,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple = 1,
+        gradient_steps: int = 1,
+        n_steps: int = 1,
+        action_noise: float | Callable[..., Any] | None = None,
+        standardize: bool = True,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
+        optimize_memory_usage: bool = False,
+        replay_buffer_class: Any = None,
+        replay_buffer_kwargs: Any = None,
+        policy_delay: int = 2,
+        target_policy_noise: float = 0.2,
+        target_noise_clip: float = 0.5,
+        alpha: float = 2.5,
+        beta: float = 2.0,
+        neighbours: int = 64,
+        reach: float = 1.0,
         tensorboard_log: str | None = ...,
         policy_kwargs: dict[str, Any] | None = ...,
         verbose: int = ...,
