@@ -211,21 +211,30 @@ class Index:
         cells = self.neighbours.cells
         if self.pairs is None:
             self.pairs = np.concatenate([self.beta * self.states, self.actions], 1)[cells.order]
+            self.sizes = np.square(self.pairs).sum(1)
         query = np.concatenate([self.beta * self.states[i], u], 1)
         size = np.square(query).sum(1)
         best, square = best.copy(), self._square(i, u, best)
         bound = np.square(self.beta * cells.bounds(self.states[i].astype(np.float64), self.home[i]))
-        for c in np.argsort(bound.min(0)):
-            who = np.flatnonzero(bound[:, c] < square)
-            rows = slice(*cells.starts[c : c + 2])
-            if not len(who) or rows.start == rows.stop:
+        order = np.argsort(bound.min(0))
+        for group in np.split(order, [1, 3, 7, *range(15, len(order), 16)]):  # the nearest cells first: d shrinks early
+            needed = bound[:, group] < square[:, None]
+            group, who = group[needed.any(0)], np.flatnonzero(needed.any(1))
+            if not len(who):
                 continue
-            block = self.pairs[rows]
-            theirs = np.square(block).sum(1)
-            distance = size[who, None] + theirs - 2 * (query[who] @ block.T)
+            rows = np.concatenate([np.arange(*cells.starts[c : c + 2]) for c in group])
+            if not len(rows):
+                continue
+            theirs = self.sizes[rows]
+            product = query[who] @ self.pairs[rows].T
+            product *= -2
+            product += theirs
             slack = _ROUNDING * (size[who] + theirs.max())
-            q, j = np.nonzero(distance < (square[who] + slack)[:, None])
-            q, j = who[q], cells.order[rows.start + j]
+            close = product < (square[who] - size[who] + slack).astype(np.float32)[:, None]
+            if not close.any():
+                continue
+            q, j = np.nonzero(close)
+            q, j = who[q], cells.order[rows[j]]
             exact = self._square(i[q], u[q], j)
             order = np.argsort(-exact)  # the nearest is written last
             order = order[exact[order] < square[q[order]]]
