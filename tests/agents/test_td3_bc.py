@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from polopt.agents.offline.td3_bc import leashed
@@ -74,33 +73,3 @@ def test_the_scale_of_the_values_does_not_matter():
             x.mul_(64.0)
     model.nets["critic"] = scaled
     torch.testing.assert_close(gradient(model, b), before, rtol=1e-5, atol=1e-8)
-
-
-def pendulum(steps: int, seed: int = 0):
-    """Half swung up by hand (energy, then a linear law) with noise, half at random."""
-    from polopt.dataset import Collector
-
-    world, rng = Collector(polopt.make_env("Pendulum-v1", num_envs=10, seed=seed)), np.random.default_rng(seed)
-    obs = world.reset_host(seed)
-    for _ in range(steps // 10):
-        x, y, speed = obs.T
-        energy = speed**2 / 6 + 5 * (x - 1)
-        near = (x > 0.9) & (np.abs(speed) < 3)
-        u = np.where(near, -12 * np.arctan2(y, x) - 3 * speed, -0.6 * np.sign(speed) * np.sign(energy) * 2)
-        u = np.clip(u + 0.7 * rng.normal(size=10), -2, 2)
-        u[5:] = rng.uniform(-2, 2, 5)
-        obs = world.step_host(u[:, None].astype(np.float32)).obs
-    return world.dataset()
-
-
-@pytest.mark.slow
-def test_it_beats_cloning_and_its_data_on_the_pendulum():
-    data = pendulum(20_000)
-    kwargs = dict(learning_rate=1e-3, batch_size=128, policy_kwargs=dict(net_arch=[64, 64]), gamma=0.98)
-    worlds = polopt.make_env("Pendulum-v1", 10, seed=0)
-    score = {}
-    for alpha in (0.0, 2.5):
-        model = make(alpha=alpha, **kwargs).learn_offline(data, 3000)
-        score[alpha] = polopt.evaluate_policy(model, worlds, n_eval_episodes=50)[0]
-    print(data, score, float(model.nets["critic"](*(model.memory.rows()[k] for k in ("obs", "action"))).mean()))
-    assert score[2.5] > score[0.0] + 200
