@@ -379,7 +379,11 @@ class ActorCritic(Policy):
 
     def host_act(self) -> HostAct | None:
         encoder = self.encoder
-        if not (encoder.plain or encoder.standardized) or not hasattr(self.head, "host_act"):
+        if (
+            encoder.extractor is not None
+            or not isinstance(encoder.space, spaces.Box)
+            or not hasattr(self.head, "host_act")
+        ):
             return None
         trunk, head = host_forward(self.trunk), self.head.host_act(self.distribution)
         if trunk is None or head is None:
