@@ -26,7 +26,9 @@ _LAZY = {
     "evaluate_policy": "polopt.evaluate",
     "list_envs": "polopt.envs",
     "load": "polopt.evaluate",
+    "load_dataset": "polopt.dataset_files",
     "make_env": "polopt.envs",
+    "normalized_score": "polopt.evaluate",
     "preset": "polopt.presets",
     "resume": "polopt.run",
 }

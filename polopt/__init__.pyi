@@ -11,6 +11,8 @@ from polopt.agents.off_policy.dqn import DQN as _DQN
 from polopt.agents.off_policy.rlpd import RLPD as _RLPD
 from polopt.agents.off_policy.sac import SAC as _SAC
 from polopt.agents.off_policy.td3 import TD3 as _TD3
+from polopt.agents.offline.prdc import PRDC as _PRDC
+from polopt.agents.offline.td3_bc import TD3BC as _TD3BC
 from polopt.agents.on_policy.a2c import A2C as _A2C
 from polopt.agents.on_policy.dpo import DPO as _DPO
 from polopt.agents.on_policy.fixpo import FixPO as _FixPO
@@ -24,11 +26,13 @@ from polopt.agents.on_policy.spo import SPO as _SPO
 from polopt.agents.on_policy.taypo import TayPO as _TayPO
 from polopt.agents.on_policy.trpo import TRPO as _TRPO
 from polopt.agents.on_policy.vmpo import VMPO as _VMPO
+from polopt.dataset_files import load_dataset as load_dataset
 from polopt.envs import as_env as as_env
 from polopt.envs import list_envs as list_envs
 from polopt.envs import make_env as make_env
 from polopt.evaluate import evaluate_policy as evaluate_policy
 from polopt.evaluate import load as load
+from polopt.evaluate import normalized_score as normalized_score
 from polopt.presets import preset as preset
 from polopt.registry import list_agents as list_agents
 from polopt.run import resume as resume
@@ -102,6 +106,9 @@ class DDPG(_DDPG):
         gradient_steps: int = 1,
         n_steps: int = 1,
         action_noise: float | Callable[..., Any] | None = None,
+        standardize: bool = False,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
         optimize_memory_usage: bool = False,
         replay_buffer_class: Any = None,
         replay_buffer_kwargs: Any = None,
@@ -136,6 +143,9 @@ class DoubleDQN(_DoubleDQN):
         gradient_steps: int = 1,
         n_steps: int = 1,
         action_noise: float | Callable[..., Any] | None = None,
+        standardize: bool = False,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
         optimize_memory_usage: bool = False,
         replay_buffer_class: Any = None,
         replay_buffer_kwargs: Any = None,
@@ -175,6 +185,9 @@ class DQN(_DQN):
         gradient_steps: int = 1,
         n_steps: int = 1,
         action_noise: float | Callable[..., Any] | None = None,
+        standardize: bool = False,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
         optimize_memory_usage: bool = False,
         replay_buffer_class: Any = None,
         replay_buffer_kwargs: Any = None,
@@ -214,6 +227,9 @@ class RLPD(_RLPD):
         gradient_steps: int = 20,
         n_steps: int = 1,
         action_noise: float | Callable[..., Any] | None = None,
+        standardize: bool = False,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
         optimize_memory_usage: bool = False,
         replay_buffer_class: Any = None,
         replay_buffer_kwargs: Any = None,
@@ -256,6 +272,9 @@ class SAC(_SAC):
         gradient_steps: int = 1,
         n_steps: int = 1,
         action_noise: float | Callable[..., Any] | None = None,
+        standardize: bool = False,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
         optimize_memory_usage: bool = False,
         replay_buffer_class: Any = None,
         replay_buffer_kwargs: Any = None,
@@ -296,12 +315,100 @@ class TD3(_TD3):
         gradient_steps: int = 1,
         n_steps: int = 1,
         action_noise: float | Callable[..., Any] | None = None,
+        standardize: bool = False,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
         optimize_memory_usage: bool = False,
         replay_buffer_class: Any = None,
         replay_buffer_kwargs: Any = None,
         policy_delay: int = 2,
         target_policy_noise: float = 0.2,
         target_noise_clip: float = 0.5,
+        tensorboard_log: str | None = ...,
+        policy_kwargs: dict[str, Any] | None = ...,
+        verbose: int = ...,
+        seed: int | None = ...,
+        device: torch.device | str = ...,
+        env_kwargs: dict[str, Any] | None = ...,
+        _init_setup_model: bool = ...,
+    ) -> None: ...
+
+class PRDC(_PRDC):
+    def __init__(
+        self,
+        policy: Literal["MlpPolicy", "MultiInputPolicy", "CnnPolicy"] = ...,
+        env: Any = ...,
+        *,
+        stats_window_size: int = 100,
+        num_envs: int = 1,
+        normalize_obs: bool = False,
+        normalize_reward: bool = False,
+        compile: bool = False,
+        threads: int | None = None,
+        learning_rate: Schedule = 0.0003,
+        buffer_size: int = 1000000,
+        learning_starts: int = 0,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple = 1,
+        gradient_steps: int = 1,
+        n_steps: int = 1,
+        action_noise: float | Callable[..., Any] | None = None,
+        standardize: bool = True,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
+        optimize_memory_usage: bool = False,
+        replay_buffer_class: Any = None,
+        replay_buffer_kwargs: Any = None,
+        policy_delay: int = 2,
+        target_policy_noise: float = 0.2,
+        target_noise_clip: float = 0.5,
+        alpha: float = 2.5,
+        beta: float = 2.0,
+        neighbours: int = 64,
+        reach: float = 1.0,
+        tensorboard_log: str | None = ...,
+        policy_kwargs: dict[str, Any] | None = ...,
+        verbose: int = ...,
+        seed: int | None = ...,
+        device: torch.device | str = ...,
+        env_kwargs: dict[str, Any] | None = ...,
+        _init_setup_model: bool = ...,
+    ) -> None: ...
+
+class TD3BC(_TD3BC):
+    def __init__(
+        self,
+        policy: Literal["MlpPolicy", "MultiInputPolicy", "CnnPolicy"] = ...,
+        env: Any = ...,
+        *,
+        stats_window_size: int = 100,
+        num_envs: int = 1,
+        normalize_obs: bool = False,
+        normalize_reward: bool = False,
+        compile: bool = False,
+        threads: int | None = None,
+        learning_rate: Schedule = 0.0003,
+        buffer_size: int = 1000000,
+        learning_starts: int = 0,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple = 1,
+        gradient_steps: int = 1,
+        n_steps: int = 1,
+        action_noise: float | Callable[..., Any] | None = None,
+        standardize: bool = True,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
+        optimize_memory_usage: bool = False,
+        replay_buffer_class: Any = None,
+        replay_buffer_kwargs: Any = None,
+        policy_delay: int = 2,
+        target_policy_noise: float = 0.2,
+        target_noise_clip: float = 0.5,
+        alpha: float = 2.5,
         tensorboard_log: str | None = ...,
         policy_kwargs: dict[str, Any] | None = ...,
         verbose: int = ...,

@@ -577,7 +577,7 @@ class Agent(ABC):
             from_json(state["observation_space"]),
             from_json(state["action_space"]),
         )
-        model.n_envs, model.normalizer = state["n_envs"], None
+        model.n_envs, model.normalizer = state["n_envs"], None  # no number: it has only seen a dataset
         model._normalize_state = state["normalize"]
         if state["normalize"] is not None and env is None:
             model.normalizer = _frozen_normalizer(model, state["normalize"])
@@ -589,12 +589,12 @@ class Agent(ABC):
             state["n_updates"],
         )
         if env is not None:
-            if isinstance(env, str):
+            if isinstance(env, str) and model.n_envs is not None:
                 model.config = model.config.replace(num_envs=model.n_envs)
             else:
                 model.n_envs = None  # a loaded model may go on with another number of worlds
             model.set_env(env, force_reset)
-        if "training" in state and env is not None:
+        if "training" in state and (env is not None or state["training"].get("dataset") is not None):
             model.load_training_state(state["training"])
         return model
 

@@ -35,6 +35,8 @@ class UsageError(Exception):
 
 _TRAIN_HELP = """\
 [bold]polopt train ALGO --env ID[/] [OPTIONS]   train
+[bold]polopt train ALGO --dataset ID[/] [OPTIONS]
+                                        learn from recorded data alone
 [bold]polopt train ALGO --help[/]               every hyperparameter of ALGO, with its default and range
 [bold]polopt train --resume DIR[/]              go on with a run, as if it had never stopped
 
@@ -66,6 +68,13 @@ def train(args: list[str]) -> int:
         defaults = _defaults(cls.__name__, rest)
     parsed = _parse(_train_class(cls, defaults), rest, f"train {cls.__name__}")
     hyper = {f.name: getattr(parsed.hyperparameters, f.name) for f in fields(parsed.hyperparameters)}
+    steps = parsed.total_timesteps
+    if parsed.dataset is not None:
+        parsed.env = parsed.env or _recorded_in(parsed.dataset)
+        if any(word.split("=")[0].replace("_", "-") == "--gradient-steps" for word in rest):
+            steps = hyper.pop("gradient_steps")  # all there are, not those of an update
+    elif parsed.env is None:
+        raise UsageError("the environment is given by --env ID")
     out = parsed.out or Path("runs") / f"{cls.__name__}_{parsed.env.replace('/', '_')}_s{parsed.seed}"
     with _usage():
         from polopt.presets import policy_kwargs
@@ -79,9 +88,10 @@ def train(args: list[str]) -> int:
             session = new_run(
                 cls.__name__,
                 parsed.env,
-                parsed.total_timesteps,
+                steps,
                 out,
                 seed=parsed.seed,
+                dataset=parsed.dataset,
                 checkpoint_every=parsed.checkpoint_every,
                 device=parsed.device,
                 verbose=parsed.verbose,
@@ -94,13 +104,27 @@ def train(args: list[str]) -> int:
     return _run(session, parsed.progress_bar)
 
 
+def _recorded_in(dataset: str) -> str:
+    """The id of the environment that a dataset says it was recorded in."""
+    with _usage():
+        from gymnasium.envs.registration import registry
+
+        from polopt.dataset_files import load_dataset
+
+        env_id = load_dataset(dataset).env_id
+    if env_id not in registry:
+        raise UsageError(f"{dataset} does not say in which environment it was recorded: give --env ID to evaluate in")
+    return env_id
+
+
 def _resume(parsed: Resume) -> int:
+    from polopt.dataset import DatasetError
     from polopt.files import FileError
     from polopt.run import RunError, reopen
 
     try:
         session = reopen(parsed.resume, verbose=parsed.verbose)
-    except (RunError, FileError) as error:
+    except (RunError, FileError, DatasetError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     if session.finished:
         _console().print(
@@ -116,10 +140,12 @@ def _run(session: Any, progress_bar: bool) -> int:
 
     console, model, folder = _console(), session.model, session.folder
     begun = f"from step {model.num_timesteps:,}" if model.num_timesteps else f"seed {model.seed}"
-    worlds = f"{model.n_envs} world{'s' * (model.n_envs > 1)}"
+    source, unit = f"{model.n_envs} world{'s' * (model.n_envs > 1)}", "steps"
+    if session.dataset is not None:
+        source, unit = f"{session.dataset.name}, {len(session.dataset):,} rows", "gradient steps"
     console.print(
-        f"[bold]{type(model).__name__}[/] on [bold]{model.env.id}[/]  {worlds}, {model.parameter_count:,} parameters, "
-        f"{session.total_timesteps:,} steps, {begun}  [dim]→ {folder}[/]",
+        f"[bold]{type(model).__name__}[/] on [bold]{model.env.id}[/]  {source}, {model.parameter_count:,} parameters, "
+        f"{session.total_timesteps:,} {unit}, {begun}  [dim]→ {folder}[/]",
         highlight=False,
     )
     try:
@@ -152,8 +178,13 @@ def evaluate(args: list[str]) -> int:
     import numpy as np
 
     how = "sampled" if parsed.stochastic else "greedy"
+    from polopt.envs.scores import reference
+
+    known = reference(env)
+    score = "" if known is None else f"{100 * (np.mean(returns) - known[0]) / (known[1] - known[0]):.1f}"
     rows = [
         ("mean return", f"{np.mean(returns):,.2f} ± {np.std(returns):,.2f}"),
+        *([("D4RL's score", f"{score}  (constants of its v2 task)")] if score else []),
         ("lowest, highest", f"{np.min(returns):,.2f}, {np.max(returns):,.2f}"),
         ("mean length", f"{np.mean(lengths):,.1f} steps"),
     ]
@@ -203,6 +234,39 @@ def list_(args: list[str]) -> int:
     ]
     _table("Built-in environments", rows, ("id", "backend", "steps", "solved at"))
     _console().print("Every id registered with Gymnasium works as well.")
+    return 0
+
+
+def dataset(args: list[str]) -> int:
+    """Record a dataset with a trainer of our own, or list those that are here."""
+    action = args[0] if args else ""
+    if action == "list":
+        from polopt.dataset_files import list_datasets, root
+
+        known = list_datasets()
+        print("\n".join(known) if known else f"there is none in {root()}")
+        return 0
+    if action not in ("generate", "-h", "--help"):
+        raise UsageError("polopt dataset generate --env ID --kind KIND, or polopt dataset list")
+    parsed = _parse(Generate, args[1:] if action == "generate" else args, "dataset generate")
+    if parsed.out is not None and parsed.out.suffix != ".hdf5":
+        raise UsageError(f"--out {parsed.out} must end in .hdf5; for a Minari folder give --id")
+    name = parsed.env.rpartition("/")[2].lower()
+    dataset_id = parsed.id or f"polopt/{name}/{parsed.kind}-s{parsed.seed}-v0"
+    with _usage():
+        from polopt.dataset_files import check_id, root, write_d4rl, write_minari
+        from polopt.generate import generate
+
+        check_id(dataset_id)
+        if (target := parsed.out or root() / dataset_id).exists():
+            raise UsageError(f"{target} exists: choose another name, or delete it")
+        data = generate(
+            parsed.env, parsed.kind, parsed.steps, parsed.seed, algorithm=parsed.algorithm, train_steps=parsed.train_steps,
+            medium_return=parsed.medium_return, progress_bar=parsed.progress_bar,
+            env_kwargs=_pairs("--env-kwargs", parsed.env_kwargs), **_pairs("--hyperparameters", parsed.hyperparameters),
+        )  # fmt: skip
+        write_d4rl(data, target) if parsed.out else write_minari(data, dataset_id)
+    _console().print(f"{target}\n{data!r}", highlight=False)
     return 0
 
 
@@ -262,6 +326,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "record": record,
     "list": list_,
+    "dataset": dataset,
     "demo": demo,
     "bench": bench,
     "report": report,
@@ -276,10 +341,12 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 class Train:
     """Train an algorithm in a run directory."""
 
-    env: str
-    """environment id (polopt list envs, or any of Gymnasium's)"""
+    env: str | None = None
+    """environment id (polopt list envs, or any of Gymnasium's); by default the dataset's"""
+    dataset: str | None = None
+    """learn from this alone: a local Minari id, a Minari folder, or a D4RL file"""
     total_timesteps: Annotated[int, tyro.conf.arg(aliases=["-n", "--n-timesteps"])] = 1_000_000
-    """steps, summed over all worlds"""
+    """steps, summed over all worlds; with --dataset gradient steps, which --gradient-steps may say as well"""
     seed: int = 0
     """of networks, noise, minibatches and environments"""
     out: Path | None = None
@@ -353,6 +420,38 @@ class List:
     """List what there is."""
 
     what: Positional[Literal["agents", "envs"]]
+
+
+@dataclass
+class Generate:
+    """Record a dataset: a policy's own rollouts, or what a trainer saw. Written whole or not at all.
+
+    The trainer's final policy stands for the expert; medium is where it had come a third of the way from the untrained
+    policy's return to the final one, and medium-replay is all it saw until then."""
+
+    env: str
+    """environment id"""
+    kind: Literal["random", "medium", "medium-replay", "expert"]
+    """whose rows"""
+    steps: int = 100_000
+    """rows; of medium-replay at most so many, the latest"""
+    seed: int = 0
+    id: str | None = None
+    """Minari id to write under; by default polopt/ENV/KIND-sSEED-v0"""
+    out: Path | None = None
+    """write this flat D4RL file (.hdf5) instead"""
+    algorithm: str = "SAC"
+    """the trainer"""
+    train_steps: int = 1_000_000
+    """steps it trains for"""
+    medium_return: float | None = None
+    """medium is the first evaluation at or above this return, and training stops there"""
+    hyperparameters: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
+    """the trainer's: compile=True learning_starts=5000 ..."""
+    env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
+    """arguments of the environment"""
+    progress_bar: bool = field(default_factory=sys.stderr.isatty)
+    """show rate and time left"""
 
 
 @dataclass

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .agent import Agent, _zip
 from .env import Env
 from .files import load_state
@@ -14,7 +16,7 @@ from .normalize import Normalize
 from .registry import agent_class
 from .sb3_zip import algorithm, is_sb3
 
-__all__ = ["evaluate_policy", "load"]
+__all__ = ["evaluate_policy", "load", "normalized_score"]
 
 _MOST_ENVS = 16
 
@@ -96,6 +98,24 @@ def _face(env: Any, num_envs: int, env_kwargs: dict[str, Any]) -> tuple[Any, boo
     if isinstance(env, VecEnv):
         return env, False
     return to_sb3(as_env(env)), True
+
+
+def normalized_score(env_id: str, returns: Any) -> Any:
+    """D4RL's score of undiscounted returns, 100 (R - R_random) / (R_expert - R_random): a number, or an array like the returns.
+
+    The constants are of D4RL's v2 tasks and stand for every version of the same task (``Hopper-v5``, ``hopper-medium-v2``);
+    elsewhere the score is only roughly D4RL's. Fu et al., 2020, arXiv 2004.07219.
+
+    Raises:
+        ValueError: no constants are known for the task; names those that are.
+    """
+    from .envs.scores import SCORES, reference
+
+    known = reference(env_id)
+    if known is None:
+        raise ValueError(f"env_id={env_id!r} has no reference returns; there are some for {', '.join(SCORES)}")
+    score = 100 * (np.asarray(returns, np.float64) - known[0]) / (known[1] - known[0])
+    return score if score.ndim else float(score)
 
 
 def load(path: str | os.PathLike[str], env: Any = None, device: Any = "auto", **kwargs: Any) -> Agent:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-__all__ = ["FileError", "atomic", "load_state", "save_state", "write_json"]
+__all__ = ["FileError", "atomic", "cache_folder", "load_state", "save_state", "write_json"]
 
 FORMAT = "polopt-state"
 VERSION = 1
@@ -52,6 +53,20 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: the environment variable POLOPT_CACHE, else the platform's folder for it."""
+    if given := os.environ.get("POLOPT_CACHE"):
+        return Path(given)
+    home = Path.home()
+    if sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return base / "polopt"
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The one training loop: roll out, update, log."""
+"""The one training loop: roll out, update, log. On recorded data nothing is rolled out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .batch import tree_map
 from .env import Step
 from .rollout import rollout
 
-__all__ = ["learn", "threads_for"]
+__all__ = ["learn", "learn_offline", "threads_for"]
 
 SMALL = 300_000
 """Below this many parameters one thread is fastest on a CPU: a thread's wake-up costs more than it computes."""
@@ -38,7 +38,42 @@ def learn(
         raise ValueError("this model has no environment: pass env at construction or load, or call set_env")
     if isinstance(total_timesteps, bool) or total_timesteps < 0:
         raise ValueError(f"total_timesteps={total_timesteps!r} must be a number of steps, at least 0")
-    total_timesteps = int(total_timesteps)
+    if agent._last_obs is None:
+        agent._last_obs = (
+            agent.env.reset(agent.seed) if not agent.env.host else tree_map(np.copy, agent.env.reset_host(agent.seed))
+        )
+    if agent.normalizer is not None:
+        agent.normalizer.training = True
+    _learn(
+        agent, _Rollouts, int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+    )
+
+
+def learn_offline(
+    agent: Agent,
+    gradient_steps: int,
+    callback: Any,
+    log_interval: int | None,
+    tb_log_name: str,
+    reset_num_timesteps: bool,
+    progress_bar: bool,
+) -> None:
+    """See :meth:`polopt.off_policy.OffPolicy.learn_offline`: the loop with a full memory and a horizon of 0."""
+    _learn(
+        agent, _GradientSteps, gradient_steps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+    )
+
+
+def _learn(
+    agent: Agent,
+    kind: type[_Rollouts] | type[_GradientSteps],
+    total_timesteps: int,
+    callback: Any,
+    log_interval: int | None,
+    tb_log_name: str,
+    reset_num_timesteps: bool,
+    progress_bar: bool,
+) -> None:
     if reset_num_timesteps:
         agent.num_timesteps = agent._iterations = agent._episodes = 0
         agent.ep_info_buffer.clear()
@@ -51,10 +86,6 @@ def learn(
         from stable_baselines3.common.utils import configure_logger
 
         agent._logger = configure_logger(agent.verbose, agent.tensorboard_log, tb_log_name, reset_num_timesteps)
-    if agent._last_obs is None:
-        agent._last_obs = (
-            agent.env.reset(agent.seed) if not agent.env.host else tree_map(np.copy, agent.env.reset_host(agent.seed))
-        )
     callbacks = _Callbacks(agent, callback)
     scope = dict(
         self=agent, total_timesteps=total_timesteps, tb_log_name=tb_log_name, log_interval=log_interval,
@@ -62,13 +93,11 @@ def learn(
     )  # fmt: skip
     threads = torch.get_num_threads()
     bar = _bar(total_timesteps, agent.num_timesteps) if progress_bar else None
-    if agent.normalizer is not None:
-        agent.normalizer.training = True
     try:
         if agent.device.type == "cpu":
             torch.set_num_threads(threads_for(agent))
         callbacks.start(scope)
-        _iterate(agent, total_timesteps, callbacks, log_interval, bar)
+        _iterate(agent, kind(agent, callbacks), total_timesteps, callbacks, log_interval, bar)
         callbacks.end()
     finally:
         torch.set_num_threads(threads)
@@ -76,36 +105,74 @@ def learn(
             bar.close()
 
 
-def _iterate(agent: Agent, total: int, callbacks: _Callbacks, log_interval: int | None, bar: Any) -> None:
-    env = agent.env
-    started, first, ticks = time.perf_counter(), agent.num_timesteps, agent._log_ticks()
+class _Rollouts:
+    """An iteration in the environment: a rollout, and the update from it."""
+
+    def __init__(self, agent: Agent, callbacks: _Callbacks) -> None:
+        self.agent, self.callbacks, self.unit = agent, callbacks, agent.log_every
+
+    @property
+    def ticks(self) -> int:
+        """How many of its ``unit`` there were: what ``log_interval`` counts."""
+        return self.agent._log_ticks()
+
+    def __call__(self) -> dict[str, torch.Tensor] | None:
+        """Metrics; None where a callback stopped it."""
+        agent, env = self.agent, self.agent.env
+        self.callbacks.rollout_start()
+        before = agent.num_timesteps
+        batch, agent._last_obs = rollout(env, agent, agent._last_obs, agent.horizon, self.callbacks.on_step)
+        agent.num_timesteps = before + (int(batch.valid.sum()) if "valid" in batch else batch.reward.numel())
+        agent._record_episodes(env.pop_episodes())
+        if self.callbacks.stopped:
+            return None
+        self.callbacks.rollout_end()
+        return agent.update(batch)
+
+
+class _GradientSteps:
+    """An iteration on recorded data: one gradient step."""
+
+    unit = "iterations"
+
+    def __init__(self, agent: Any, callbacks: _Callbacks) -> None:
+        self.agent, self.callbacks = agent, callbacks
+
+    @property
+    def ticks(self) -> int:
+        return self.agent._iterations
+
+    def __call__(self) -> dict[str, torch.Tensor] | None:
+        metrics = self.agent.train_steps(1)
+        self.agent.num_timesteps += 1
+        self.callbacks.gradient_step()
+        return None if self.callbacks.stopped else metrics
+
+
+def _iterate(agent: Agent, turn: Any, total: int, callbacks: _Callbacks, log_interval: int | None, bar: Any) -> None:
+    started, first, ticks = time.perf_counter(), agent.num_timesteps, turn.ticks
     metrics: dict[str, torch.Tensor] = {}
     while agent.num_timesteps < total:
         agent._set_schedules(1.0 - agent.num_timesteps / total)
-        callbacks.rollout_start()
         before = agent.num_timesteps
-        batch, agent._last_obs = rollout(env, agent, agent._last_obs, agent.horizon, callbacks.on_step)
-        valid = int(batch.valid.sum()) if "valid" in batch else batch.reward.numel()
-        agent.num_timesteps = before + valid
-        agent._record_episodes(env.pop_episodes())
+        fresh = turn()
         if bar is not None:
             if agent.ep_info_buffer:
                 bar.set_postfix_str(f"return {np.mean([e['r'] for e in agent.ep_info_buffer]):.0f}", refresh=False)
-            bar.update(valid)
-        if callbacks.stopped:
+            bar.update(agent.num_timesteps - before)
+        if fresh is None:
             break
-        callbacks.rollout_end()
-        metrics |= agent.update(batch)
+        metrics |= fresh
         agent._iterations += 1
-        ticks, last = agent._log_ticks(), ticks
+        ticks, last = turn.ticks, ticks
         if log_interval is not None and ticks // log_interval > last // log_interval:
-            _log(agent, metrics, agent._iterations, started, first)
+            _log(agent, metrics, turn, started, first)
             metrics = {}
         if agent._commit is not None and not agent._commit(agent):
             break
 
 
-def _log(agent: Agent, metrics: dict[str, torch.Tensor], iteration: int, started: float, first: int) -> None:
+def _log(agent: Agent, metrics: dict[str, torch.Tensor], turn: Any, started: float, first: int) -> None:
     """One line: one copy from the device, stable-baselines3's keys."""
     names = list(metrics)
     values = torch.stack([metrics[k].float() for k in names]).tolist() if names else []
@@ -118,10 +185,10 @@ def _log(agent: Agent, metrics: dict[str, torch.Tensor], iteration: int, started
         agent.logger.record(f"train/{name}", value)
     agent.logger.record("train/learning_rate", agent.lr_schedule(agent._progress))
     agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
-    dump_logs(agent, iteration, started, first)
+    _dump(agent, turn, started, first)
 
 
-def dump_logs(agent: Agent, iteration: int, started: float, first: int) -> None:
+def _dump(agent: Agent, turn: Any, started: float, first: int) -> None:
     """Write the log line with rollout and time figures."""
     log, seconds = agent.logger, max(time.perf_counter() - started, 1e-9)
     if agent.ep_info_buffer:
@@ -130,7 +197,7 @@ def dump_logs(agent: Agent, iteration: int, started: float, first: int) -> None:
     if agent.ep_success_buffer:
         log.record("rollout/success_rate", float(np.mean(agent.ep_success_buffer)))
     log.record("time/fps", int((agent.num_timesteps - first) / seconds))
-    log.record(f"time/{agent.log_every}", agent._log_ticks(), exclude="tensorboard")
+    log.record(f"time/{turn.unit}", turn.ticks, exclude="tensorboard")
     log.record("time/time_elapsed", int(seconds), exclude="tensorboard")
     log.record("time/total_timesteps", agent.num_timesteps, exclude="tensorboard")
     log.dump(step=agent.num_timesteps)
@@ -171,6 +238,13 @@ class _Callbacks:
         if self.callback is not None:
             self.callback.update_locals(dict(self.scope))
             self.callback.on_rollout_end()
+
+    def gradient_step(self) -> None:
+        """A step without an environment: nothing is observed, nothing ends."""
+        if self.callback is not None:
+            nothing = dict(rewards=np.zeros(0, np.float32), dones=np.zeros(0, bool), infos=[])
+            self.callback.update_locals(self.scope | nothing)
+            self.stopped = not self.callback.on_step()
 
     def _on_step(self, obs: Any, action: Any, env_action: Any, step: Step) -> bool:
         agent, n = self.agent, len(step.reward)

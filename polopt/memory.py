@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class Replay:
         num_envs: worlds that add at once.
         gamma: γ.
         n_steps: k, steps whose rewards are summed (discounted) into a row; fewer at an episode's end.
+        encoder: observations -> the float vectors that are stored; by default integers one-hot and all else as it is.
+        reward: (scale, shift) of what is stored, scale r + shift.
 
     Raises:
         MemoryError: the table does not fit the memory there is; names both figures.
@@ -34,29 +37,38 @@ class Replay:
 
     def __init__(
         self, capacity: int, observation_space: Space, action_space: Space, *, num_envs: int = 1, gamma: float = 0.99,
-        n_steps: int = 1, device: torch.device | str = "cpu",
+        n_steps: int = 1, device: torch.device | str = "cpu", encoder: Callable[[Any], Tensor] | None = None,
+        reward: tuple[float, float] = (1.0, 0.0),
     ) -> None:  # fmt: skip
         self.observation_space, self.gamma, self.n_steps, self.num_envs = observation_space, gamma, n_steps, num_envs
+        self.encode = encoder or (lambda obs: encode(observation_space, obs))
+        self.reward = None if reward == (1.0, 0.0) else reward
         size = encoded_size(observation_space)
         self.discrete = isinstance(action_space, spaces.Discrete)
         self.action_size = 1 if self.discrete else encoded_size(action_space)
         self.widths = [size, self.action_size, 1, size, 1]
         self.capacity = max(capacity // num_envs, 1) * num_envs
-        needed = self.capacity * sum(self.widths) * 4
-        if (there := available_bytes(device)) is not None and needed > there:
-            raise MemoryError(
-                f"buffer_size={capacity} needs {needed:,} bytes ({sum(self.widths)} float32 a row) and {there:,} are available; "
-                f"at most {there // (sum(self.widths) * 4):,} rows fit"
-            )
-        self.table = torch.empty(self.capacity, sum(self.widths), device=device)
+        self.device = torch.device(device)
+        self.table = self._allocate(self.capacity)
         self.position, self.size = 0, 0
         self._pending: list[Batch] = []
+
+    def _allocate(self, rows: int) -> Tensor:
+        needed = rows * sum(self.widths) * 4
+        if (there := available_bytes(self.device)) is not None and needed > there:
+            raise MemoryError(
+                f"buffer_size={rows} needs {needed:,} bytes ({sum(self.widths)} float32 a row) and {there:,} are available; "
+                f"at most {there // (sum(self.widths) * 4):,} rows fit"
+            )
+        return torch.empty(rows, sum(self.widths), device=self.device)
 
     def __len__(self) -> int:
         return self.size
 
     def add(self, batch: Batch) -> None:
         """Append a rollout ``[T, N]``. With n steps, a transition enters once the k - 1 that follow it have come."""
+        if self.reward is not None:
+            batch = batch.plus(reward=self.reward[0] * batch.reward + self.reward[1])
         if self.n_steps == 1:
             rows = batch.flatten()
             valid = rows.valid if "valid" in rows else None
@@ -84,13 +96,14 @@ class Replay:
         valid = first.valid if "valid" in first else None
         self._append(first.obs, first.action, reward, next_obs, discount * ~terminated, valid)
 
+    @torch.no_grad()
     def _append(
         self, obs: Any, action: Tensor, reward: Tensor, next_obs: Any, discount: Tensor, valid: Tensor | None
     ) -> None:
         n = len(reward)
         columns = [
-            encode(self.observation_space, obs), action.reshape(n, -1).float(), reward.reshape(n, 1),
-            encode(self.observation_space, next_obs), discount.reshape(n, 1).float(),
+            self.encode(obs), action.reshape(n, -1).float(), reward.reshape(n, 1),
+            self.encode(next_obs), discount.reshape(n, 1).float(),
         ]  # fmt: skip
         rows = torch.cat(columns, -1).to(self.table.device)
         if valid is not None:
@@ -106,8 +119,18 @@ class Replay:
         self.position = end % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
 
+    def make_room(self, rows: int) -> None:
+        """Enlarge the table by so many empty rows.
+
+        Raises:
+            MemoryError: they do not fit the memory there is.
+        """
+        table = self._allocate(self.capacity + rows)
+        table[: self.size] = self.table[: self.size].roll(-self.position if self.size == self.capacity else 0, 0)
+        self.table, self.capacity, self.position = table, len(table), self.size
+
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """``batch_size`` rows drawn uniformly with replacement.
+        """``batch_size`` rows drawn uniformly with replacement, and their places in the table, ``index``.
 
         Raises:
             ValueError: the memory is empty.
@@ -115,7 +138,11 @@ class Replay:
         if not self.size:
             raise ValueError("cannot sample from an empty memory: collect first (learning_starts)")
         index = torch.randint(self.size, (batch_size,), generator=generator, device=self.table.device)
-        return self.unpack(self.table.index_select(0, index))
+        return self.unpack(self.table.index_select(0, index)).plus(index=index)
+
+    def rows(self) -> Batch:
+        """All rows in use, views of the table."""
+        return self.unpack(self.table[: self.size])
 
     def unpack(self, rows: Tensor) -> Batch:
         """Rows of the table as a batch ``[B]``."""
@@ -160,6 +187,11 @@ class Mix:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    @property
+    def capacity(self) -> int:
+        """Rows of the first."""
+        return self.first.capacity
 
     def add(self, batch: Batch) -> None:
         self.first.add(batch)

@@ -12,12 +12,15 @@ observations in a batch ``b`` are encoded as the replay holds them: flat float v
 ``policy_loss(b)``    what the policy minimises
 ``table(due)``        the ordered steps of one update, ``part -> loss``, less those not due this time
 ``due(n)``            which slow steps the n-th update takes: of ``policy`` and ``targets``, both by default
+``draw(due)``         the batch of one update, with whatever the host adds to it
+``pretrain(memory)``  what is made of a dataset before its first gradient step: an index, a behaviour model
 ====================  ==============================================================================================
 """
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,14 +35,15 @@ from .agent import Agent, AgentConfig
 from .batch import Batch, tree_map
 from .config import hyper
 from .critics import QEnsemble
+from .dataset import Dataset, DatasetError
 from .distributions import Distribution
 from .files import load_state, save_state
 from .graph import static
 from .memory import Mix, Replay
 from .part import polyak_
-from .policy import ActorCritic, unscale
+from .policy import ActorCritic, Encoder, scale, unscale
 from .schedule import Schedule
-from .spaces import encoded_size
+from .spaces import check_action_space, check_observation_space, encoded_size
 
 __all__ = ["Actor", "OffPolicy", "OffPolicyConfig", "frozen"]
 
@@ -87,6 +91,12 @@ class OffPolicyConfig(AgentConfig):
     action_noise: float | Callable[..., Any] | None = hyper(
         None, "[0, inf)", "exploration: a std [of the scaled action], or a stable-baselines3 ActionNoise"
     )
+    standardize: bool = hyper(
+        False,
+        doc="learn_offline: observations as (s - mean) / (std + 0.001), moments of the dataset's, kept ever after",
+    )
+    reward_scale: float = hyper(1.0, "(0, inf)", "the critics learn of reward_scale r + reward_shift")
+    reward_shift: float = hyper(0.0, doc="see reward_scale; AntMaze: -1")
     optimize_memory_usage: bool = hyper(False, doc="stable-baselines3's; rows are packed here as they are")
     replay_buffer_class: Any = hyper(None, doc="stable-baselines3's; not used here")
     replay_buffer_kwargs: Any = hyper(None, doc="stable-baselines3's; not used here")
@@ -131,6 +141,10 @@ class OffPolicy(Agent):
     def lagged(self) -> list[tuple[nn.Module, nn.Module]]:
         """Pairs of lagged copy and source."""
         return [(self.nets["target_critic"], self.nets["critic"])]
+
+    def pretrain(self, memory: Replay) -> None:
+        """Make of a dataset, held as rows of the memory, what the losses need. Called before the first gradient step on it,
+        and again when a run goes on from a checkpoint (then ``_n_updates`` is more than 0): what is no network is made anew."""
 
     needs_noise: ClassVar[tuple[str, ...]] = ()
     """Standard normal noise ``[B, A]`` that the losses take, by the name of its field in the batch."""
@@ -190,8 +204,8 @@ class OffPolicy(Agent):
         for target, source in self.lagged():
             polyak_(target.parameters(), source.parameters(), self.c.tau)
 
-    def draw(self) -> Batch:
-        """A batch ``[B]``, with the noise that the losses need."""
+    def draw(self, due: tuple[str, ...]) -> Batch:
+        """A batch ``[B]`` for a step that is :meth:`due`, with the noise that the losses need."""
         b = self.memory.sample(self.config.batch_size, self.generator)
         if self.needs_noise:
             shape = (len(self.needs_noise), len(b), self.policy.distribution.noise_size)
@@ -222,7 +236,8 @@ class OffPolicy(Agent):
         log: dict[str, Tensor] = {}
         for _ in range(steps):
             self._n_updates += 1
-            log |= self.gradient_step(self.draw(), self.due(self._n_updates))
+            due = self.due(self._n_updates)
+            log |= self.gradient_step(self.draw(due), due)
         return log
 
     # -- building --------------------------------------------------------------------------------------------------
@@ -248,20 +263,26 @@ class OffPolicy(Agent):
             raise ValueError(
                 f"train_freq={self.config.train_freq!r}: whole episodes are counted in one world, not in {num_envs}"
             )
-        self.memory = Replay(
-            self.config.buffer_size, self.observation_space, self.action_space, num_envs=num_envs,
-            gamma=self.config.gamma, n_steps=self.config.n_steps, device=self.device,
-        )  # fmt: skip
+        self.memory = self.make_memory(self.config.buffer_size, num_envs)
         self._warm = self._steps_since = self._episodes_since = 0
         self._process: Any = None
+
+    def make_memory(self, capacity: int, num_envs: int = 1) -> Replay:
+        """An empty replay of this model's spaces, which holds observations as its policy's encoder gives them."""
+        c = self.config
+        return Replay(
+            capacity, self.observation_space, self.action_space, num_envs=num_envs, gamma=c.gamma, n_steps=c.n_steps,
+            device=self.device, encoder=self.policy.encoder, reward=(c.reward_scale, c.reward_shift),
+        )  # fmt: skip
 
     def make_actor(
         self, distribution: Distribution, hidden: list[int], activation_fn: type[nn.Module], **kwargs: Any
     ) -> Actor:
         """An :class:`Actor` over this model's spaces."""
-        return Actor(self.observation_space, self.action_space, distribution, hidden, activation_fn, **kwargs).to(
-            self.device
-        )
+        actor = Actor(self.observation_space, self.action_space, distribution, hidden, activation_fn, **kwargs)
+        if self.config.standardize:
+            actor.encoder.standardize()
+        return actor.to(self.device)
 
     def make_critic(self, hidden: list[int], activation_fn: type[nn.Module], members: int = 2, **kwargs: Any) -> None:
         """``nets["critic"]``, E action values of (obs, action), and its lagged copy ``nets["target_critic"]``."""
@@ -339,8 +360,88 @@ class OffPolicy(Agent):
         self, total_timesteps: int, callback: Any = None, log_interval: int | None = 4, tb_log_name: str | None = None,
         reset_num_timesteps: bool = True, progress_bar: bool = False,
     ) -> Self:  # fmt: skip
-        """As :meth:`polopt.agent.Agent.learn`; ``log_interval`` counts episodes."""
+        """As :meth:`polopt.agent.Agent.learn`; ``log_interval`` counts episodes. After :meth:`learn_offline` the memory keeps
+        the dataset's rows and has room for ``buffer_size`` more."""
+        if self._awaited is not None:
+            raise DatasetError(
+                "this model was learning from a dataset: give it, learn_offline(dataset, 0), before learn"
+            )
+        if self.dataset is not None:
+            self.memory.make_room(self.config.buffer_size)
+            self.dataset = None
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def learn_offline(
+        self, dataset: Dataset | str | os.PathLike[str], gradient_steps: int, callback: Any = None,
+        log_interval: int | None = 1000, tb_log_name: str | None = None, reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:  # fmt: skip
+        """Learn from recorded data alone. ``num_timesteps`` counts gradient steps meanwhile, and callbacks are called once
+        each. ``learn`` then goes on in the environment with the same networks; its steps are added to the dataset's.
+
+        Args:
+            dataset: a :class:`polopt.dataset.Dataset`; or a local Minari id, a Minari folder, a D4RL file. A model that was
+                constructed without an environment takes its spaces.
+            gradient_steps: to take; further ones where ``reset_num_timesteps`` is false.
+            callback, tb_log_name, progress_bar: as for :meth:`learn`.
+            log_interval: gradient steps between log lines; None logs nothing.
+
+        Raises:
+            FileNotFoundError: there is no such dataset; names the nearest.
+            DatasetError: it cannot be learned from, or is of other spaces than the model.
+            NonFiniteError: a loss became NaN or infinite.
+        """
+        from .dataset_files import load_dataset
+        from .loop import learn_offline
+
+        if isinstance(gradient_steps, bool) or not isinstance(gradient_steps, int) or gradient_steps < 0:
+            raise ValueError(f"gradient_steps={gradient_steps!r} must be a whole number, at least 0")
+        if spaces.Box not in self.action_spaces:
+            raise ValueError(f"{type(self).__name__} acts by numbered actions; datasets here hold those of a Box")
+        dataset = load_dataset(dataset)
+        if not hasattr(self, "nets"):
+            self._take_spaces(dataset)
+        dataset.check(self.observation_space, self.action_space)
+        if self._awaited not in (None, dataset.hash):
+            raise DatasetError(f"{dataset.name} holds other rows than the dataset that this model was learning from")
+        if self.dataset is None or self.dataset.hash != dataset.hash:
+            self._take_dataset(dataset)
+        self._awaited = None
+        name = tb_log_name or type(self).__name__
+        learn_offline(self, gradient_steps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        return self
+
+    dataset: Dataset | None = None
+    """What the memory holds, until ``learn`` adds to it."""
+    _awaited: str | None = None
+    """The hash of the dataset that a checkpoint was learning from, which no checkpoint holds"""
+
+    def _take_spaces(self, dataset: Dataset) -> None:
+        """Build the networks for what a dataset holds, where there is no environment yet."""
+        if dataset.observation_space is None or dataset.action_space is None:
+            raise DatasetError(f"{dataset.name} does not say its spaces: construct the model with an environment")
+        check_observation_space(dataset.observation_space)
+        check_action_space(dataset.action_space, self.action_spaces, type(self).__name__)
+        self.observation_space, self.action_space = dataset.observation_space, dataset.action_space
+        self.n_envs, self.normalizer = None, None
+        self._setup_model()
+
+    def _take_dataset(self, dataset: Dataset) -> None:
+        """Fill a new memory with the dataset's transitions."""
+        rows = dataset.transitions()
+        if self.config.standardize and self._n_updates == 0:
+            mean, std = (torch.from_numpy(f(dataset.obs, 0, np.float64)) for f in (np.mean, np.std))
+            for encoder in (m for net in self.nets.values() for m in net.modules() if isinstance(m, Encoder)):
+                encoder.mean.copy_(mean)
+                encoder.scale.copy_(std + 1e-3)
+        shape = self.observation_space.shape
+        rows = rows.plus(
+            action=scale(self.action_space, rows.action),
+            **{k: rows[k].reshape(-1, *shape) for k in ("obs", "next_obs")},
+        )
+        self.memory, self.dataset = self.make_memory(len(rows)), dataset
+        self.memory.add(rows.map(lambda x: x.unsqueeze(1).to(self.device)))
+        self.pretrain(self.memory)
 
     log_every: ClassVar[str] = "episodes"
 
@@ -352,13 +453,19 @@ class OffPolicy(Agent):
     def training_state(self) -> dict[str, Any]:
         noises = [] if self._process is None else self._process.noises
         return super().training_state() | {
-            "memory": self.memory.state_dict(),
+            "dataset": None if self.dataset is None else self.dataset.hash,
+            "memory": None if self.dataset is not None else self.memory.state_dict(),
+            "capacity": self.memory.capacity,
             "since": [self._steps_since, self._episodes_since],
             "action_noise": [{k: v for k, v in vars(n).items() if isinstance(v, np.ndarray)} for n in noises],
         }
 
     def load_training_state(self, state: dict[str, Any]) -> None:
-        self.memory.load_state_dict(state["memory"])
+        self._awaited = state["dataset"]
+        if self._awaited is None:
+            if state["capacity"] != self.memory.capacity:  # that of a dataset, and room for more
+                self.memory = self.make_memory(state["capacity"])
+            self.memory.load_state_dict(state["memory"])
         self._steps_since, self._episodes_since = state["since"]
         if state["action_noise"]:
             self._process = _vectorized(self.config.action_noise, len(state["action_noise"]))

@@ -32,16 +32,25 @@ class Encoder(nn.Module):
         self.extractor = None if extractor is None else extractor(space, **(kwargs or {}))
         self.size: int = encoded_size(space) if self.extractor is None else int(self.extractor.features_dim)
         self.register_buffer("like", torch.zeros(()), persistent=False)  # follows .double() and .to(device)
+        self.standardized = False
+
+    def standardize(self) -> None:
+        """Give out (x - mean) / scale of the vectors, with moments that are saved with the model: 0 and 1 until they are
+        written into the buffers ``mean`` and ``scale``."""
+        self.standardized = True
+        self.register_buffer("mean", torch.zeros(self.size))
+        self.register_buffer("scale", torch.ones(self.size))
 
     def forward(self, obs: Any) -> Tensor:
-        if self.extractor is None:
-            return encode(self.space, obs, self.like.dtype)
-        return self.extractor(_preprocess(self.space, obs))
+        if self.extractor is not None:
+            return self.extractor(_preprocess(self.space, obs))
+        x = encode(self.space, obs, self.like.dtype)
+        return (x - self.mean) / self.scale if self.standardized else x
 
     @property
     def plain(self) -> bool:
         """Whether it hands float vectors through as they are, so that the host may skip it."""
-        return self.extractor is None and isinstance(self.space, spaces.Box)
+        return self.extractor is None and isinstance(self.space, spaces.Box) and not self.standardized
 
 
 class LinearHead(nn.Module):
@@ -369,11 +378,19 @@ class ActorCritic(Policy):
         return [p for m in (self.encoder, self.trunk, self.head) for p in m.parameters()]
 
     def host_act(self) -> HostAct | None:
-        if not self.encoder.plain or not hasattr(self.head, "host_act"):
+        encoder = self.encoder
+        if (
+            encoder.extractor is not None
+            or not isinstance(encoder.space, spaces.Box)
+            or not hasattr(self.head, "host_act")
+        ):
             return None
         trunk, head = host_forward(self.trunk), self.head.host_act(self.distribution)
         if trunk is None or head is None:
             return None
+        if encoder.standardized:
+            mean, scale = encoder.mean.numpy(), encoder.scale.numpy()
+            return lambda obs, noise: head(trunk((obs.reshape(len(obs), -1) - mean) / scale), noise)
         if len(self.observation_space.shape) == 1:
             return lambda obs, noise: head(trunk(obs), noise)
         return lambda obs, noise: head(trunk(obs.reshape(len(obs), -1)), noise)
@@ -413,6 +430,13 @@ def unscale(space: spaces.Box, action: Any) -> Any:
     if isinstance(action, Tensor):
         low, high = (torch.as_tensor(x, device=action.device) for x in (low, high))
     return (low + 0.5 * (action + 1.0) * (high - low)).reshape(-1, *space.shape)
+
+
+def scale(space: spaces.Box, action: Tensor) -> Tensor:
+    """Actions ``[B, *shape]`` in the Box's own units scaled to [-1, 1], ``[B, A]``: the inverse of :func:`unscale`."""
+    low, high = (torch.as_tensor(x.reshape(-1), dtype=torch.float64) for x in (space.low, space.high))
+    x = action.reshape(len(action), -1).double() - (low + high) / 2  # of a Box that is [-1, 1] not a bit changes
+    return (x / ((high - low) / 2)).clamp(-1, 1).float()
 
 
 def from_tensor(space: Space, action: Tensor, batched: bool) -> np.ndarray:

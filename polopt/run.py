@@ -35,6 +35,7 @@ import torch
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 
 from .agent import Agent, NonFiniteError, _encode_kwargs
+from .dataset import Dataset
 from .evaluate import checkpoints
 from .files import FileError, atomic, load_state, save_state, write_json
 from .loop import threads_for
@@ -93,6 +94,7 @@ def new_run(
     out: str | os.PathLike[str],
     *,
     seed: int = 0,
+    dataset: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     checkpoint_seconds: float = 30.0,
     **kwargs: Any,
@@ -100,7 +102,10 @@ def new_run(
     """A run directory with everything but the training.
 
     Args:
+        total_timesteps: environment steps; with a dataset, gradient steps.
         out: the directory; new, or empty.
+        dataset: learn from this alone: a local Minari id, a Minari folder or a D4RL file. The run keeps its hash, not its
+            rows; ``env`` is what the policy is evaluated in.
         checkpoint_every: steps between checkpoints; None goes by time.
         checkpoint_seconds: seconds between checkpoints where ``checkpoint_every`` is None.
         kwargs: the constructor's: hyperparameters, ``num_envs``, ``env_kwargs``, ``policy_kwargs``, ``device``, ...
@@ -108,6 +113,7 @@ def new_run(
     Raises:
         RunError: ``out`` holds a run or other files, cannot be written, or its disk is full.
         ValueError, TypeError: as the constructor.
+        FileNotFoundError, DatasetError: as ``learn_offline``.
     """
     folder = Path(out)
     if (folder / "config.json").exists():
@@ -121,6 +127,7 @@ def new_run(
     cadence = _Cadence(checkpoint_every, checkpoint_seconds)
     cls = agent_class(algorithm)
     model = cls(env=env, seed=seed, **kwargs)
+    data = None if dataset is None else _load_dataset(model, dataset)
     for name, value in model.config.to_json().items():
         if isinstance(value, dict) and "callable" in value:
             raise ValueError(f"{name} is a function, which config.json cannot hold: give a number or 'lin_NUMBER'")
@@ -133,6 +140,7 @@ def new_run(
         "hyperparameters": model.config.to_json(),
         "policy_kwargs": _encode_kwargs(model.policy_kwargs),
         "total_timesteps": total_timesteps,
+        "dataset": None if data is None else {"source": _whole_path(dataset), "sha256": data.hash},
         "seed": model.seed,
         "device": str(kwargs.get("device", "auto")),
         "checkpoint_every": checkpoint_every,
@@ -148,7 +156,7 @@ def new_run(
         write_json(folder / "config.json", config)
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error}") from error
-    return Session(folder, model, log, total_timesteps, cadence)
+    return Session(folder, model, log, total_timesteps, cadence, data)
 
 
 def reopen(folder: str | os.PathLike[str], *, verbose: int = 0) -> Session:
@@ -170,6 +178,10 @@ def reopen(folder: str | os.PathLike[str], *, verbose: int = 0) -> Session:
     cadence = _Cadence(config["checkpoint_every"], config["checkpoint_seconds"], model.num_timesteps)
     session = Session(folder, model, None, config["total_timesteps"], cadence)
     if not session.finished:
+        if given := config.get("dataset"):
+            session.dataset = _load_dataset(model, given["source"])
+            if session.dataset.hash != given["sha256"]:
+                raise RunError(f"{given['source']} holds other rows than the dataset that {folder} was started on")
         session.log = _Log(folder, verbose, cut_to=state["log"])
     return session
 
@@ -184,6 +196,8 @@ class Session:
     """None of a finished run, which writes no more"""
     total_timesteps: int
     cadence: _Cadence
+    dataset: Dataset | None = None
+    """What it learns from alone, where it does"""
 
     @property
     def finished(self) -> bool:
@@ -222,12 +236,12 @@ class Session:
             torch.manual_seed(model.seed)  # what callbacks draw; the model has a generator of its own
         try:
             with stop:
-                model.learn(
-                    max(self.total_timesteps - model.num_timesteps, 0),
-                    callback=callback,
-                    reset_num_timesteps=model.num_timesteps == 0,
-                    progress_bar=progress_bar,
-                )
+                left, how = max(self.total_timesteps - model.num_timesteps, 0), dict(callback=callback)
+                how |= dict(reset_num_timesteps=model.num_timesteps == 0, progress_bar=progress_bar)
+                if self.dataset is None:
+                    model.learn(left, **how)
+                else:
+                    model.learn_offline(self.dataset, left, **how)
                 if stop.signal is None:
                     _write_checkpoint(folder, model, log)
                     model.save(folder / "model.zip")
@@ -235,6 +249,24 @@ class Session:
             model._commit = None
             log.close()
         return Run(model, folder, finished=stop.signal is None, signal=stop.signal)
+
+
+def _load_dataset(model: Agent, source: str | os.PathLike[str]) -> Dataset:
+    """The dataset, if the model can learn from it."""
+    from .dataset_files import load_dataset
+
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"dataset={source!r} must be an id or a path: a run is made again from its directory")
+    if not hasattr(model, "learn_offline"):
+        raise ValueError(f"{type(model).__name__} learns from its own rollouts only: it does not take a dataset")
+    data = load_dataset(source)
+    data.check(model.observation_space, model.action_space)
+    return data
+
+
+def _whole_path(source: str | os.PathLike[str]) -> str:
+    """Where it lies, from any working directory; an id stays one."""
+    return str(Path(source).resolve()) if Path(source).exists() else str(source)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

@@ -105,9 +105,9 @@ class RLPD(OffPolicy):
     def due(self, n: int) -> tuple[str, ...]:
         return ("policy", "targets") if n % self.c.policy_delay == 0 else ("targets",)
 
-    def draw(self) -> Batch:
+    def draw(self, due: tuple[str, ...]) -> Batch:
         chosen = torch.randperm(self.config.n_critics, generator=self.generator, device=self.device)
-        return super().draw().plus(subset=chosen[: self.config.subset])
+        return super().draw(due).plus(subset=chosen[: self.config.subset])
 
     def evaluate(self, b: Batch, due: tuple[str, ...]) -> Batch:
         b = b.plus(alpha=self.temperature["log_alpha"].detach().exp())
@@ -190,8 +190,7 @@ class RLPD(OffPolicy):
             truncated=data.truncated.bool() if "truncated" in data else torch.zeros(n, dtype=torch.bool),
             terminated=data.terminated.bool(),
         )
-        c = self.config
-        prior = Replay(n, self.observation_space, box, gamma=c.gamma, n_steps=c.n_steps, device=self.device)
+        prior = self.make_memory(n)
         prior.add(rows.map(lambda x: x.unsqueeze(1).to(self.device)))
         return prior
 
@@ -206,10 +205,7 @@ class RLPD(OffPolicy):
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         if state["prior"] is not None:
-            c, size = self.config, len(state["prior"]["table"])
-            prior = Replay(
-                size, self.observation_space, self.action_space, gamma=c.gamma, n_steps=c.n_steps, device=self.device
-            )
+            prior = self.make_memory(len(state["prior"]["table"]))
             prior.load_state_dict(state["prior"])
-            self.memory = Mix(self.memory, prior, c.prior_share)
+            self.memory = Mix(self.memory, prior, self.config.prior_share)
         super().load_training_state(state)

@@ -92,7 +92,7 @@ def test_the_target_takes_the_least_of_the_subset_for_the_whole_batch():
 
 def test_subsets_are_drawn_without_replacement_and_evenly():
     model = make(n_critics=4, subset=2).learn(20)
-    drawn = torch.stack([model.draw().subset for _ in range(2000)])
+    drawn = torch.stack([model.draw(("policy",)).subset for _ in range(2000)])
     assert (drawn[:, 0] != drawn[:, 1]).all()
     counts = torch.bincount(drawn.flatten(), minlength=4)
     assert (counts - 1000).abs().max() < 5 * (2000 * 0.25) ** 0.5
@@ -142,7 +142,7 @@ def test_many_critic_steps_and_one_of_the_policy_for_every_step_of_the_world():
 def test_half_of_each_batch_is_prior():
     model = make().add_prior(prior())
     model.learn(30)
-    b = model.draw()
+    b = model.draw(("policy",))
     assert (b.obs == 7).all(1).sum() == 8
     assert len(model.memory.first) == 30 and len(model.memory.second) == 50
     assert make(prior_share=0.25).add_prior(prior()).memory.share == 0.25

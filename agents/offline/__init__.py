@@ -1,0 +1,1 @@
+"""Methods that learn from a fixed dataset, one file a paper."""

@@ -1,0 +1,127 @@
+"""Datasets of our own: what a trainer's policies and its replay hold at three stages of its training.
+
+After D4RL (Fu et al., 2020, arXiv 2004.07219), in the environment of today: *random* is the untrained policy, *expert* the
+final one, *medium* the one that had reached a third of the way from the first's return to the last's, and *medium-replay*
+all that was seen on the way there. Policies act by sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .dataset import Collector, Dataset
+from .evaluate import evaluate_policy
+from .registry import agent_class
+from .rollout import rollout
+
+__all__ = ["KINDS", "generate", "generate_all"]
+
+KINDS = ("random", "medium", "medium-replay", "expert")
+SHARE = 1 / 3
+"""How far medium has come."""
+
+
+def generate(env: str, kind: str, steps: int, seed: int = 0, **kwargs: Any) -> Dataset:
+    """Record a dataset of one kind: :func:`generate_all` of it alone."""
+    return generate_all(env, [kind], steps, seed, **kwargs)[kind]
+
+
+def generate_all(
+    env: str,
+    kinds: Sequence[str],
+    steps: int,
+    seed: int = 0,
+    *,
+    algorithm: str = "SAC",
+    train_steps: int = 1_000_000,
+    medium_return: float | None = None,
+    evaluations: int = 20,
+    episodes: int = 5,
+    progress_bar: bool = False,
+    env_kwargs: dict[str, Any] | None = None,
+    **hyperparameters: Any,
+) -> dict[str, Dataset]:
+    """Record a dataset of each kind, from one training.
+
+    The trainer runs ``train_steps`` steps in one world and is evaluated every ``train_steps / evaluations`` of them, its
+    policy is kept each time. Its final policy stands for the expert: with a small budget it is not one, and medium is a third
+    of the way to wherever training came.
+
+    Args:
+        env: environment id.
+        kinds: of ``random``, ``medium``, ``medium-replay``, ``expert``.
+        steps: rows to record; of medium-replay at most so many, the latest.
+        algorithm: an off-policy method.
+        medium_return: medium is the first evaluation at or above this return; where no expert is asked for, training stops
+            there instead of going on to see what a third of the way is.
+        episodes: of an evaluation, with the policy's mode.
+        hyperparameters: the trainer's.
+
+    Raises:
+        ValueError: an unknown kind or environment, or steps below 1.
+        DatasetError: observations or actions are not a Box.
+    """
+    from .envs import make_env
+
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"kind={kind!r} must be one of {', '.join(KINDS)}")
+    for name, value in dict(steps=steps, train_steps=train_steps, evaluations=evaluations, episodes=episodes).items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number, at least 1")
+    env_kwargs = env_kwargs or {}
+    world = Collector(make_env(env, num_envs=1, seed=seed, **env_kwargs))
+    model = agent_class(algorithm)("MlpPolicy", world, seed=seed, **hyperparameters)
+    made: dict[str, Dataset] = {}
+
+    def play(kind: str, parameters: dict[str, Any], said: str = "") -> Dataset:
+        model.set_parameters(parameters, exact_match=False)
+        fresh = Collector(make_env(env, num_envs=1, seed=seed + 20_000, **env_kwargs))
+        return _play(model, fresh, steps, f"{env} {kind}, seed {seed}{said}", progress_bar)
+
+    def measure() -> float:
+        return float(evaluate_policy(model, env, episodes, seed=seed + 10_000, env_kwargs=env_kwargs)[0])
+
+    untrained = _policy(model)
+    if set(kinds) - {"random"}:
+        stages = [(0, measure(), untrained)]
+        every = max(train_steps // evaluations, 1)
+        while model.num_timesteps < train_steps:
+            due, first = min(every, train_steps - model.num_timesteps), model.num_timesteps == 0
+            model.learn(due, log_interval=None, reset_num_timesteps=first, progress_bar=progress_bar)
+            stages.append((model.num_timesteps, measure(), _policy(model)))
+            if medium_return is not None and "expert" not in kinds and stages[-1][1] >= medium_return:
+                break
+        goal = medium_return
+        if goal is None or max(s[1] for s in stages[1:]) < goal:
+            goal = stages[0][1] + SHARE * (stages[-1][1] - stages[0][1])
+        at, reached, parameters = next(s for s in stages[1:] if s[1] >= goal or s is stages[-1])
+        said = f" (return {reached:.0f} after {at} steps)"
+        if "medium-replay" in kinds:
+            made["medium-replay"] = world.dataset(f"{env} medium-replay, seed {seed}{said}", at)[-steps:]
+        if "medium" in kinds:
+            made["medium"] = play("medium", parameters, said)
+        if "expert" in kinds:
+            made["expert"] = play("expert", stages[-1][2], f" (return {stages[-1][1]:.0f} after {stages[-1][0]} steps)")
+    if "random" in kinds:
+        made["random"] = play("random", untrained)
+    return made
+
+
+def _policy(model: Any) -> dict[str, Any]:
+    """A copy of the policy's parameters."""
+    return {"policy": {name: x.clone() for name, x in model.policy.state_dict().items()}}
+
+
+def _play(model: Any, world: Collector, steps: int, name: str, progress_bar: bool) -> Dataset:
+    """Rows of the policy as it is."""
+    from tqdm.auto import tqdm
+
+    model.learning_starts = 0  # or its first actions would be uniform
+    obs = world.reset_host(model.seed) if world.host else world.reset(model.seed)
+    with tqdm(total=steps, unit=" steps", unit_scale=True, disable=not progress_bar) as bar:
+        while len(world) < steps:
+            batch, obs = rollout(world, model, obs, min(1000, steps - len(world)))
+            bar.update(len(batch))
+    return world.dataset(name)
