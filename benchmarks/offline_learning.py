@@ -39,8 +39,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def dataset_of(env: str, kind: str, sizes: dict[str, Any]) -> Path:
     """The folder of a dataset; all kinds of a task are recorded from one training, where they are not there yet."""
-    from polopt.dataset_files import write_minari
     from polopt.envs.scores import reference
+
+    from polopt.dataset_files import write_minari
     from polopt.generate import generate_all
 
     names = {k: f"local/{env.lower()}/{k}-{sizes['rows']}-{sizes['train_steps']}-v0" for k in KINDS}

@@ -128,10 +128,12 @@ def _through_torch(act: Callable[..., Any]) -> Callable[..., Any]:
 def _check_finite(batch: Batch) -> None:
     if batch.action.is_floating_point() and not bool(torch.isfinite(batch.action).all()):
         t, i = (int(v) for v in (~torch.isfinite(batch.action)).nonzero()[0][:2])
-        raise NonFiniteError(
-            f"the action chosen for environment {i} at step {t} of this rollout is not finite: training diverged. Lower "
-            "learning_rate, or set normalize_obs=True and normalize_reward=True; earlier checkpoints are kept"
-        )
+        seen = batch.obs.values() if isinstance(batch.obs, dict) else [batch.obs]
+        if all(bool(torch.isfinite(x[t, i]).all()) for x in seen):  # else the environment is to blame, below
+            raise NonFiniteError(
+                f"the action chosen for environment {i} at step {t} of this rollout is not finite: training diverged. Lower "
+                "learning_rate, or set normalize_obs=True and normalize_reward=True; earlier checkpoints are kept"
+            )
     for name in ("reward", "obs", "next_obs"):
         leaves = batch[name].items() if isinstance(batch[name], dict) else [("", batch[name])]
         for key, x in leaves:
