@@ -1,7 +1,8 @@
 """Files: written whole or not at all, and read without running anything that is in them.
 
 A *state* is a tree of dicts (str keys) whose leaves are tensors, NumPy arrays and JSON values. It is stored as one zip
-of ``safetensors`` files and JSON: no pickle, so a file from a stranger is data and nothing else.
+of ``safetensors`` files and JSON: no pickle, so a file from a stranger is data and nothing else. What grows for the whole
+of a run (:class:`Rows`) may be kept beside it, see :mod:`polopt.segments`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import os
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 
-__all__ = ["FileError", "atomic", "cache_folder", "load_state", "save_state", "write_json"]
+__all__ = ["FileError", "Rows", "atomic", "cache_folder", "load_state", "save_state", "write_json"]
 
 FORMAT = "polopt-state"
 VERSION = 1
@@ -28,6 +30,17 @@ VERSION = 1
 
 class FileError(ValueError):
     """A file is not what it should be: truncated, of another version, or not polopt's."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A leaf of a state: a ring's rows ``[size, width]``, of which a folder of checkpoints writes each only once."""
+
+    table: torch.Tensor
+    position: int
+    """Where the next row goes: the oldest row's place in a ring that is full, else ``size``."""
+    added: int
+    """Rows ever added."""
 
 
 @contextlib.contextmanager
@@ -75,8 +88,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         f.write((json.dumps(value, indent=2) + "\n").encode())
 
 
-def save_state(file: str | os.PathLike[str] | IO[bytes], state: dict[str, Any], kind: str) -> None:
+def save_state(
+    file: str | os.PathLike[str] | IO[bytes],
+    state: dict[str, Any],
+    kind: str,
+    apart: Callable[[str, Rows], dict[str, Any]] | None = None,
+) -> None:
     """Write a state of this ``kind`` ("model", "training", ...) to a path, atomically, or to an open binary file.
+
+    Args:
+        apart: ``(key, rows) -> reference`` keeps :class:`Rows` beside the file (:func:`polopt.segments.write`); without it
+            they go into it.
 
     Raises:
         TypeError: a leaf is neither a tensor, an array nor JSON.
@@ -84,7 +106,7 @@ def save_state(file: str | os.PathLike[str] | IO[bytes], state: dict[str, Any], 
     from safetensors.torch import save
 
     tensors: dict[str, torch.Tensor] = {}
-    tree = _split(state, "", tensors)
+    tree = _split(state, "", tensors, apart)
     payload = {"format": FORMAT, "version": VERSION, "kind": kind, "tree": tree}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as z:
@@ -125,10 +147,14 @@ def load_state(file: str | os.PathLike[str] | IO[bytes], kind: str) -> dict[str,
             tensors = load(z.read("arrays.safetensors"))
     except (zipfile.BadZipFile, EOFError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise FileError(f"{file} is not a whole polopt file (truncated or damaged): {error}") from error
-    return _join(payload["tree"], tensors)
+    return _join(payload["tree"], tensors, Path(file).parent if isinstance(file, (str, os.PathLike)) else None)
 
 
-def _split(x: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+def _split(x: Any, path: str, tensors: dict[str, torch.Tensor], apart: Callable[[str, Rows], Any] | None) -> Any:
+    if isinstance(x, Rows):
+        if apart is not None:
+            return apart(path.strip("/").replace("/", "."), x)
+        x = x.table
     if isinstance(x, torch.Tensor):
         tensors[path] = x.detach().cpu().contiguous().clone()
         return {"$tensor": path}
@@ -147,21 +173,27 @@ def _split(x: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
         for k in x:
             if not isinstance(k, str):
                 raise TypeError(f"state{path} has the key {k!r}: only strings can be stored")
-        return {k: _split(v, f"{path}/{k}", tensors) for k, v in x.items()}
+        return {k: _split(v, f"{path}/{k}", tensors, apart) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
-        return [_split(v, f"{path}/{i}", tensors) for i, v in enumerate(x)]
+        return [_split(v, f"{path}/{i}", tensors, apart) for i, v in enumerate(x)]
     if x is None or isinstance(x, (bool, int, float, str)):
         return x
     raise TypeError(f"state{path} is a {type(x).__name__}: only tensors, arrays and JSON values can be stored")
 
 
-def _join(x: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def _join(x: Any, tensors: dict[str, torch.Tensor], folder: Path | None) -> Any:
     if isinstance(x, dict):
         if "$tensor" in x:
             return tensors[x["$tensor"]]
         if "$array" in x:
             return tensors[x["$array"]].numpy().view(np.dtype(x["dtype"])).reshape(x["shape"])
-        return {k: _join(v, tensors) for k, v in x.items()}
+        if "$rows" in x:
+            from .segments import read
+
+            if folder is None:
+                raise FileError(f"the rows {x['$rows']} lie beside this file: read it by its path")
+            return read(folder, x)
+        return {k: _join(v, tensors, folder) for k, v in x.items()}
     if isinstance(x, list):
-        return [_join(v, tensors) for v in x]
+        return [_join(v, tensors, folder) for v in x]
     return x

@@ -11,6 +11,7 @@ from gymnasium import Space, spaces
 from torch import Tensor
 
 from .batch import Batch
+from .files import Rows
 from .spaces import encode, encoded_size
 
 __all__ = ["Mix", "Replay"]
@@ -50,7 +51,7 @@ class Replay:
         self.capacity = max(capacity // num_envs, 1) * num_envs
         self.device = torch.device(device)
         self.table = self._allocate(self.capacity)
-        self.position, self.size = 0, 0
+        self.position = self.size = self.added = 0
         self._pending: list[Batch] = []
 
     def _allocate(self, rows: int) -> Tensor:
@@ -118,6 +119,7 @@ class Replay:
             self.table[: end - self.capacity] = rows[cut:]
         self.position = end % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
+        self.added += len(rows)
 
     def make_room(self, rows: int) -> None:
         """Enlarge the table by so many empty rows.
@@ -155,7 +157,8 @@ class Replay:
     def state_dict(self) -> dict[str, Any]:
         """The rows in use, and what is pending."""
         pending = [dict(vars(b)) for b in self._pending]
-        return {"table": self.table[: self.size], "position": self.position, "pending": pending}
+        rows = Rows(self.table[: self.size], self.position, self.added)
+        return {"table": rows, "position": self.position, "added": self.added, "pending": pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a :meth:`state_dict` back.
@@ -164,13 +167,14 @@ class Replay:
             ValueError: its rows are of other spaces, or more than fit.
         """
         table, position = state["table"], state["position"]
+        table = table.table if isinstance(table, Rows) else table
         if table.shape[1:] != self.table.shape[1:] or len(table) > self.capacity:
             raise ValueError(
                 f"a memory of {len(table)} rows of {table.shape[-1]} numbers does not fit one of {self.capacity} rows of {sum(self.widths)}"
             )
         if len(table) < self.capacity:  # a full ring of a smaller capacity begins anew with its oldest row
             table, position = table.roll(-position, 0), len(table)
-        self.size, self.position = len(table), position
+        self.size, self.position, self.added = len(table), position, state["added"]
         self.table[: self.size] = table
         self._pending = [Batch(**b) for b in state["pending"]]
 

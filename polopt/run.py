@@ -6,7 +6,7 @@
         config.json        what was asked for: algorithm, environment, every hyperparameter, steps, seed
         manifest.json      on what it ran: versions, commit, processor, threads (one entry per start)
         progress.csv       the log, one line per iteration; TensorBoard event files beside it
-        checkpoints/       step_XXXXXXXX.zip, the last two
+        checkpoints/       step_XXXXXXXX.zip, the last two; a replay's rows beside them, each written once
         model.zip          at the end
 
 A checkpoint is taken between two iterations: parameters, optimizer, normalisers, generators, environment, and how far
@@ -34,6 +34,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 
+from . import segments
 from .agent import Agent, NonFiniteError, _encode_kwargs
 from .dataset import Dataset
 from .evaluate import checkpoints
@@ -173,6 +174,7 @@ def reopen(folder: str | os.PathLike[str], *, verbose: int = 0) -> Session:
     for half_written in (folder / "checkpoints").glob(".step_*"):
         half_written.unlink()
     path, state = _last_checkpoint(folder)
+    segments.cut(path)
     cls = agent_class(config["algorithm"])
     model = cls._from_state(state, path, config["env"], config["device"], {"verbose": verbose})
     cadence = _Cadence(config["checkpoint_every"], config["checkpoint_seconds"], model.num_timesteps)
@@ -306,9 +308,10 @@ def _write_checkpoint(folder: Path, model: Agent, log: _Log) -> Path:
                 )
     state = model.model_state() | {"training": model.training_state(), "log": log.position()}
     path = folder / "checkpoints" / f"step_{model.num_timesteps:08d}.zip"
-    save_state(path, state, "model")
+    save_state(path, state, "model", apart=lambda key, rows: segments.write(path.parent, key, rows))
     for old in checkpoints(folder)[:-KEPT]:
         old.unlink()
+    segments.prune(path.parent, checkpoints(folder))
     return path
 
 
