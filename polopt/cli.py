@@ -524,7 +524,7 @@ def _train_class(cls: Any, defaults: dict[str, Any]) -> Any:
 def _for_shell(hint: Any) -> Any:
     """A hyperparameter's type as far as a shell can give it: no callables."""
     members = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
-    plain = [m for m in members if m in (int, float, str, bool, type(None)) or get_origin(m) is Literal]
+    plain = [m for m in members if m in (int, float, str, bool, type(None)) or get_origin(m) in (Literal, tuple)]
     return Union[tuple(plain)] if plain else str  # noqa: UP007 - built from a list
 
 

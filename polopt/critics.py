@@ -48,14 +48,16 @@ class QEnsemble(nn.Module):
                 self.shifts.append(nn.Parameter(torch.zeros(members, 1, width)))
 
     def forward(self, *inputs: Tensor, members: Tensor | None = None) -> Tensor:
-        """``[E, B]`` of inputs ``[B, .]`` side by side; ``[E, B, out]`` where there are several outputs.
+        """``[E, B]`` of inputs ``[B, .]``, or each member's own ``[E, B, .]``, side by side; ``[E, B, out]`` where there
+        are several outputs.
 
         Args:
             members: indices ``[Z]`` of the members that are asked; None: all.
         """
         some = (lambda p: p) if members is None else (lambda p: p[members])
         x = torch.cat(inputs, -1)
-        x = x.expand(self.members if members is None else len(members), *x.shape)
+        if x.ndim == 2:
+            x = x.expand(self.members if members is None else len(members), *x.shape)
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if i == last and self.out == 1:  # a batched product of one column costs several times this sum

@@ -154,6 +154,19 @@ class Replay:
             obs=obs, action=action, reward=reward.squeeze(-1), next_obs=next_obs, discount=discount.squeeze(-1)
         )
 
+    @property
+    def rows(self) -> Tensor:
+        """The rows in use, oldest first."""
+        rows = self.table[: self.size]
+        return rows.roll(-self.position, 0) if self.size == self.capacity else rows
+
+    def resize(self, capacity: int) -> None:
+        """Another capacity; of the rows there are, the newest that fit are kept."""
+        kept = self.rows[-capacity:]
+        self.table = self.table.new_empty(capacity, self.table.shape[1])
+        self.table[: len(kept)] = kept
+        self.capacity, self.size, self.position = capacity, len(kept), len(kept) % capacity
+
     def state_dict(self) -> dict[str, Any]:
         """The rows in use, and what is pending."""
         pending = [dict(vars(b)) for b in self._pending]

@@ -214,6 +214,10 @@ class OffPolicy(Agent):
         return b
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
+        return self.train_steps(self.remember(batch))
+
+    def remember(self, batch: Batch) -> int:
+        """Add a rollout ``[T, N]`` to the memory. Returns how many gradient steps are now due."""
         self.memory.add(batch.map(lambda x: x.to(self.device)))
         self._end_noise(batch)
         every, unit = self.config.cadence
@@ -221,11 +225,11 @@ class OffPolicy(Agent):
         if unit == "episode":
             self._episodes_since += int((batch.terminated | batch.truncated).sum())
             if self._episodes_since < every:
-                return {}
+                return 0
         steps, self._steps_since, self._episodes_since = self._steps_since, 0, 0
         if self.num_timesteps <= self.config.learning_starts or not len(self.memory):
-            return {}
-        return self.train_steps(steps if self.config.gradient_steps < 0 else self.config.gradient_steps)
+            return 0
+        return steps if self.config.gradient_steps < 0 else self.config.gradient_steps
 
     def train_steps(self, steps: int) -> dict[str, Tensor]:
         """Gradient steps from memory. Returns the last one's metrics, and of those before it what the last lacks.

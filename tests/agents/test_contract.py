@@ -20,6 +20,9 @@ def small(name, env=None, **kwargs):
     cls = getattr(polopt, name)
     known = set(inspect.signature(cls).parameters)
     wanted = dict(n_steps=32, batch_size=16, n_epochs=2, num_envs=2, learning_starts=8, buffer_size=1000, tail="zero")
+    if "real_ratio" in known:  # a small model of the world
+        wanted |= dict(n_steps=1, rollout_batch_size=50, model_train_freq=40, model_arch=(8,), model_weight_decay=0.0)
+        wanted |= dict(gradient_steps=1, num_networks=3, num_elites=2, model_max_passes=3)
     kwargs = {k: v for k, v in wanted.items() if k in known} | dict(seed=0, policy_kwargs=dict(net_arch=[8])) | kwargs
     return cls("MlpPolicy", env or env_of(cls), **kwargs)
 

@@ -33,6 +33,8 @@ def test_members_are_plain_networks(activation, layer_norm, out):
     for e in range(4):
         torch.testing.assert_close(values[e], plain(q, e, x))
     torch.testing.assert_close(q(x, members=torch.tensor([3, 1])), values[[3, 1]])
+    own = torch.randn(4, 6, 5, dtype=torch.float64)  # each member's own rows
+    torch.testing.assert_close(q(own), torch.stack([plain(q, e, own[e]) for e in range(4)]))
 
 
 def test_members_are_initialised_apart_and_as_torch_linear_is():

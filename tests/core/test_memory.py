@@ -204,3 +204,15 @@ def test_a_mix_takes_its_share_of_each(share, second):
     batch = mix.sample(8, torch.Generator().manual_seed(0))
     prior = batch.action.flatten() >= 5000
     assert len(batch) == 8 and prior.tolist() == [False] * (8 - second) + [True] * second
+
+
+@pytest.mark.parametrize(("capacity", "kept"), [(20, 8), (8, 8), (5, 5)])
+def test_another_capacity_keeps_the_newest_rows_in_their_order(capacity, kept):
+    replay = Replay(8, OBS, ACT)
+    replay.add(rollout(11, 1))  # the ring has gone round: rows 3 to 10
+    assert replay.rows[:, 0].tolist() == [3, 4, 5, 6, 7, 8, 9, 10]
+    replay.resize(capacity)
+    newest = list(range(11 - kept, 11))
+    assert len(replay) == kept and replay.capacity == capacity and replay.rows[:, 0].tolist() == newest
+    replay.add(rollout(2, 1, start=11))
+    assert replay.rows[:, 0].tolist() == [*newest, 11, 12][-capacity:]

@@ -48,7 +48,15 @@ RUNS: dict[str, dict[str, Any]] = {
         **SMALL,
     },
     "gymnasium-replayed": {"env": "CartPole-v1", "env_kwargs": {"backend": "gymnasium"}, **SMALL, **NORMALIZED},
-}
+    # Two agents, two memories, two generators, and a model that is fitted several times.
+    "model-based": {
+        "algorithm": "MBPO", "env": "Pendulum-v1", "env_kwargs": {"max_episode_steps": 4}, "total_timesteps": 80 * 16,
+        "checkpoint_every": 16 * 7, "policy_kwargs": {"net_arch": [8]}, "seed": 3, "learning_starts": 60, "train_freq": 4,
+        "gradient_steps": 1, "batch_size": 32, "buffer_size": 700, "model_train_freq": 200, "rollout_batch_size": 100,
+        "epoch_length": 400, "rollout_schedule": (0, 2, 1, 3), "num_networks": 3, "num_elites": 2, "model_arch": (8,),
+        "model_weight_decay": 1e-5, "model_max_passes": 3,
+    },
+}  # fmt: skip
 STEPS = 64 * 80
 # Methods with a memory log less often; what they learn from alone is no part of their checkpoints.
 OFF_POLICY: dict[str, dict[str, Any]] = {

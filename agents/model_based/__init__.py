@@ -1,0 +1,1 @@
+"""Model-based methods: what is learned from imagined experience."""
