@@ -146,12 +146,13 @@ def evaluate(model: Any, worlds: Any) -> np.ndarray:
 
 
 def reached(run: dict[str, Any], level: float) -> float:
-    """The first step from which three evaluations in a row are above the level; infinite where there is none."""
-    returns = [row["return"] for row in run["curve"]]
-    for i in range(len(returns) - 2):
-        if min(returns[i : i + 3]) > level:
-            return run["curve"][i]["steps"]
-    return float("inf")
+    """The first step from which all evaluations to the run's end are above the level; infinite where there is none."""
+    step = float("inf")
+    for row in reversed(run["curve"]):
+        if row["return"] <= level:
+            break
+        step = row["steps"]
+    return step
 
 
 def draw(check: str, runs: list[dict[str, Any]]) -> None:
