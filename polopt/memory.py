@@ -131,6 +131,13 @@ class Replay:
         table[: self.size] = self.table[: self.size].roll(-self.position if self.size == self.capacity else 0, 0)
         self.table, self.capacity, self.position = table, len(table), self.size
 
+    def resize(self, capacity: int) -> None:
+        """Another capacity; of the rows there are, the newest that fit are kept, the oldest of them first."""
+        table = self.table[: self.size].roll(-self.position if self.size == self.capacity else 0, 0)[-capacity:]
+        self.capacity, self.size, self.position = capacity, len(table), len(table) % capacity
+        self.table = self._allocate(capacity)
+        self.table[: self.size] = table
+
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """``batch_size`` rows drawn uniformly with replacement, and their places in the table, ``index``.
 
@@ -153,19 +160,6 @@ class Replay:
         return Batch(
             obs=obs, action=action, reward=reward.squeeze(-1), next_obs=next_obs, discount=discount.squeeze(-1)
         )
-
-    @property
-    def rows(self) -> Tensor:
-        """The rows in use, oldest first."""
-        rows = self.table[: self.size]
-        return rows.roll(-self.position, 0) if self.size == self.capacity else rows
-
-    def resize(self, capacity: int) -> None:
-        """Another capacity; of the rows there are, the newest that fit are kept."""
-        kept = self.rows[-capacity:]
-        self.table = self.table.new_empty(capacity, self.table.shape[1])
-        self.table[: len(kept)] = kept
-        self.capacity, self.size, self.position = capacity, len(kept), len(kept) % capacity
 
     def state_dict(self) -> dict[str, Any]:
         """The rows in use, and what is pending."""

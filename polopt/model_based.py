@@ -140,7 +140,7 @@ class ModelBased(Agent):
 
     def dream(self) -> dict[str, Tensor]:
         """Fit the model to everything real, and fill the ring of imagined transitions. Returns metrics, 0-d."""
-        c, real = self.config, self.real.unpack(self.real.rows)
+        c, real = self.config, self.real.rows()
         log = self.model.fit(real.obs, self.agent.env_action(real.action), real.reward, real.next_obs)
         k = self.branch_length(max(self.num_timesteps - c.learning_starts, 0) // c.epoch_length)
         if (capacity := self.imagined_capacity(k)) != self.imagined.capacity:
@@ -216,9 +216,7 @@ class ModelBased(Agent):
             self.model = self.make_model(self._terminated)
             first, last = (self.imagined_capacity(self.branch_length(epoch)) for epoch in (0, EVER))
             try:
-                self.imagined = Replay(
-                    max(first, last), self.observation_space, self.action_space, gamma=c.gamma, device=self.device
-                )
+                self.imagined = agent.make_memory(max(first, last))
             except MemoryError as error:
                 raise MemoryError(
                     f"rollout_batch_size={c.rollout_batch_size} branches make up to {max(first, last):,} imagined rows, and "

@@ -208,11 +208,13 @@ def test_a_mix_takes_its_share_of_each(share, second):
 
 @pytest.mark.parametrize(("capacity", "kept"), [(20, 8), (8, 8), (5, 5)])
 def test_another_capacity_keeps_the_newest_rows_in_their_order(capacity, kept):
+    times = lambda: replay.table[: len(replay)].roll(-replay.position if len(replay) == replay.capacity else 0, 0)[:, 0]
     replay = Replay(8, OBS, ACT)
-    replay.add(rollout(11, 1))  # the ring has gone round: rows 3 to 10
-    assert replay.rows[:, 0].tolist() == [3, 4, 5, 6, 7, 8, 9, 10]
+    replay.add(rollout(6, 1))
+    replay.add(rollout(5, 1, start=6))  # the ring has gone round: it holds 3 to 10
+    assert times().tolist() == [3, 4, 5, 6, 7, 8, 9, 10]
     replay.resize(capacity)
     newest = list(range(11 - kept, 11))
-    assert len(replay) == kept and replay.capacity == capacity and replay.rows[:, 0].tolist() == newest
+    assert len(replay) == kept and replay.capacity == capacity and times().tolist() == newest and replay.added == 11
     replay.add(rollout(2, 1, start=11))
-    assert replay.rows[:, 0].tolist() == [*newest, 11, 12][-capacity:]
+    assert times().tolist() == [*newest, 11, 12][-capacity:]
