@@ -4,9 +4,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from polopt.agents.model_based.mbpo import branch_error, rollout_length
 
 import polopt
-from polopt.agents.model_based.mbpo import branch_error, rollout_length
 from polopt.memory import Mix, Replay
 from polopt.model import Model
 from polopt.part import Part
