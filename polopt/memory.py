@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -220,10 +221,17 @@ class Mix:
 
 
 def available_bytes(device: torch.device | str) -> int | None:
-    """Free memory of a device [bytes]; None where it cannot be told."""
+    """Free memory of a device [bytes], of what this process may take where a container limits it; None where it cannot be
+    told."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    known = [n for n in (_machine_bytes(), _container_bytes(Path("/sys/fs/cgroup"))) if n is not None]
+    return min(known, default=None)
+
+
+def _machine_bytes() -> int | None:
+    """What the machine could give to a new process."""
     try:
         with open("/proc/meminfo") as f:
             for line in f:
@@ -232,6 +240,21 @@ def available_bytes(device: torch.device | str) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _container_bytes(root: Path) -> int | None:
+    """What a control group leaves of its limit, version 2 or 1, its file cache not counted; None without a limit."""
+    for limit, usage, stat, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        try:
+            most, used = int((root / limit).read_text()), int((root / usage).read_text())
+            lines = (line.split() for line in (root / stat).read_text().splitlines())
+            return max(most - used + sum(int(n) for name, n in lines if name == cache), 0)
+        except (OSError, ValueError):  # no such version, or "max": no limit
+            continue
+    return None
 
 
 def _where(mask: Tensor, a: Any, b: Any) -> Any:

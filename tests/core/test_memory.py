@@ -218,3 +218,21 @@ def test_another_capacity_keeps_the_newest_rows_in_their_order(capacity, kept):
     assert len(replay) == kept and replay.capacity == capacity and times().tolist() == newest and replay.added == 11
     replay.add(rollout(2, 1, start=11))
     assert times().tolist() == [*newest, 11, 12][-capacity:]
+
+
+def test_a_containers_limit_counts(tmp_path):
+    from polopt.memory import _container_bytes
+
+    assert _container_bytes(tmp_path) is None
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("300\n")
+    assert _container_bytes(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.stat").write_text("anon 250\ninactive_file 50\n")
+    assert _container_bytes(tmp_path) == 750  # what is only cached can be taken back
+    old = tmp_path / "one" / "memory"
+    old.mkdir(parents=True)
+    (old / "memory.limit_in_bytes").write_text("500\n")
+    (old / "memory.usage_in_bytes").write_text("600\n")
+    (old / "memory.stat").write_text("total_inactive_file 0\n")
+    assert _container_bytes(tmp_path / "one") == 0
