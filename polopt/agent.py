@@ -24,19 +24,17 @@ from . import __version__
 from .batch import Batch
 from .config import BaseConfig, _hints, check_names, hyper, is_schedule
 from .env import Env, Episode, Obs
+from .errors import NonFiniteError
 from .files import FileError, load_state, save_state
 from .graph import compiler_available
 from .networks import count
 from .normalize import Normalize
 from .part import Part
 from .schedule import as_schedule
+from .segments import beside
 from .spaces import check_action_space, check_observation_space, from_json, same, to_json
 
 __all__ = ["Agent", "AgentConfig", "NonFiniteError"]
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or a parameter became NaN or infinite; the message says which. Checkpoints already written are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -546,7 +544,8 @@ class Agent(ABC):
         changes = {**(custom_objects or {}), **kwargs}
         if is_sb3(_zip(path)):
             return load_sb3(cls, _zip(path), env, device, changes, force_reset)
-        return cls._from_state(load_state(_zip(path), "model"), path, env, device, changes, force_reset)
+        state = load_state(_zip(path), "model", beside(_zip(path)))
+        return cls._from_state(state, path, env, device, changes, force_reset)
 
     @classmethod
     def _from_state(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from .agent import NonFiniteError
 from .critics import QEnsemble
+from .errors import NonFiniteError
 from .graph import static
 from .part import Part
 

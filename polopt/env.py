@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from gymnasium import Space
 
+from .errors import EnvError
+
 __all__ = ["Array", "Env", "EnvError", "Episode", "HostEnv", "Obs", "State", "Step", "Wrapper"]
 
 Array = Any
@@ -30,10 +32,6 @@ Obs = Any
 """An :data:`Array` ``[N, ...]``, or a dict of them for Dict spaces."""
 State = dict[str, Any]
 """A tree of NumPy arrays and JSON values (str keys): what a checkpoint can hold without pickle."""
-
-
-class EnvError(RuntimeError):
-    """An environment misbehaved: it raised, or gave a NaN or infinity. The message names its index."""
 
 
 class Step(NamedTuple):

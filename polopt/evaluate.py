@@ -15,6 +15,7 @@ from .files import load_state
 from .normalize import Normalize
 from .registry import agent_class
 from .sb3_zip import algorithm, is_sb3
+from .segments import beside
 
 __all__ = ["evaluate_policy", "load", "normalized_score"]
 
@@ -132,7 +133,7 @@ def load(path: str | os.PathLike[str], env: Any = None, device: Any = "auto", **
     file = model_file(path)
     if is_sb3(file):
         return agent_class(algorithm(file)).load(file, env, device, **kwargs)
-    state = load_state(file, "model")
+    state = load_state(file, "model", beside(file))
     return agent_class(state["algorithm"])._from_state(state, file, env, device, kwargs)
 
 

@@ -119,8 +119,14 @@ def save_state(
         file.write(buffer.getbuffer())
 
 
-def load_state(file: str | os.PathLike[str] | IO[bytes], kind: str) -> dict[str, Any]:
+def load_state(
+    file: str | os.PathLike[str] | IO[bytes], kind: str, apart: Callable[[dict[str, Any]], torch.Tensor] | None = None
+) -> dict[str, Any]:
     """Read what :func:`save_state` wrote; arrays come back as CPU tensors, or NumPy arrays where they were.
+
+    Args:
+        apart: ``reference -> table`` reads :class:`Rows` that were kept beside the file (:func:`polopt.segments.beside`);
+            without it a reference stays what it is.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -147,7 +153,7 @@ def load_state(file: str | os.PathLike[str] | IO[bytes], kind: str) -> dict[str,
             tensors = load(z.read("arrays.safetensors"))
     except (zipfile.BadZipFile, EOFError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise FileError(f"{file} is not a whole polopt file (truncated or damaged): {error}") from error
-    return _join(payload["tree"], tensors, Path(file).parent if isinstance(file, (str, os.PathLike)) else None)
+    return _join(payload["tree"], tensors, apart)
 
 
 def _split(x: Any, path: str, tensors: dict[str, torch.Tensor], apart: Callable[[str, Rows], Any] | None) -> Any:
@@ -181,19 +187,15 @@ def _split(x: Any, path: str, tensors: dict[str, torch.Tensor], apart: Callable[
     raise TypeError(f"state{path} is a {type(x).__name__}: only tensors, arrays and JSON values can be stored")
 
 
-def _join(x: Any, tensors: dict[str, torch.Tensor], folder: Path | None) -> Any:
+def _join(x: Any, tensors: dict[str, torch.Tensor], apart: Callable[[dict[str, Any]], torch.Tensor] | None) -> Any:
     if isinstance(x, dict):
         if "$tensor" in x:
             return tensors[x["$tensor"]]
         if "$array" in x:
             return tensors[x["$array"]].numpy().view(np.dtype(x["dtype"])).reshape(x["shape"])
         if "$rows" in x:
-            from .segments import read
-
-            if folder is None:
-                raise FileError(f"the rows {x['$rows']} lie beside this file: read it by its path")
-            return read(folder, x)
-        return {k: _join(v, tensors, folder) for k, v in x.items()}
+            return x if apart is None else apart(x)
+        return {k: _join(v, tensors, apart) for k, v in x.items()}
     if isinstance(x, list):
-        return [_join(v, tensors, folder) for v in x]
+        return [_join(v, tensors, apart) for v in x]
     return x

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .agent import Agent, NonFiniteError
+from .agent import Agent
 from .batch import tree_map
 from .env import Step
+from .errors import NonFiniteError
 from .rollout import rollout
 
 __all__ = ["learn", "learn_offline", "threads_for"]

@@ -9,9 +9,9 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from .agent import NonFiniteError
 from .ensemble import ProbabilisticEnsemble
 from .env import Env, Episode, State, Step
+from .errors import NonFiniteError
 
 __all__ = ["EnsembleModel", "Model", "Termination"]
 

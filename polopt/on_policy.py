@@ -32,10 +32,11 @@ import torch
 from torch import Tensor
 
 from .advantage import gae
-from .agent import Agent, AgentConfig, NonFiniteError
+from .agent import Agent, AgentConfig
 from .batch import Batch, tree_map
 from .config import hyper
 from .distributions import DiagGaussian, Distribution, distribution_for
+from .errors import NonFiniteError
 from .graph import static
 from .metrics import explained_variance
 from .policy import ActorCritic, Policy

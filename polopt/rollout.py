@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from .agent import NonFiniteError
 from .batch import Batch, tree_map
-from .env import Env, EnvError, Obs, Step
+from .env import Env, Obs, Step
+from .errors import EnvError, NonFiniteError
 
 __all__ = ["Actor", "rollout"]
 

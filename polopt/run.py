@@ -35,8 +35,9 @@ import torch
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 
 from . import segments
-from .agent import Agent, NonFiniteError, _encode_kwargs
+from .agent import Agent, _encode_kwargs
 from .dataset import Dataset
+from .errors import NonFiniteError
 from .evaluate import checkpoints
 from .files import FileError, atomic, load_state, save_state, write_json
 from .loop import threads_for
@@ -319,7 +320,7 @@ def _last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     found = checkpoints(folder)
     for path in reversed(found):
         try:
-            return path, load_state(path, "model")
+            return path, load_state(path, "model", segments.beside(path))
         except FileError as error:
             warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=3)
     raise RunError(f"{folder} has no {'whole ' if found else ''}checkpoint to go on from")

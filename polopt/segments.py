@@ -9,8 +9,9 @@ that no state refers to any more are removed.
 from __future__ import annotations
 
 import json
+import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from .files import FileError, Rows, atomic
 
-__all__ = ["cut", "prune", "read", "write"]
+__all__ = ["beside", "cut", "prune", "read", "write"]
 
 FOLDER = "rows"
 
@@ -58,6 +59,13 @@ def read(folder: Path, node: dict[str, Any]) -> Tensor:
     if at != node["added"]:
         raise FileError(f"the rows {at} to {node['added']} of {folder / FOLDER / node['$rows']} are missing")
     return torch.cat(parts).roll(node["position"], 0) if parts else torch.empty(0, node["width"])
+
+
+def beside(state: str | os.PathLike[str]) -> Callable[[dict[str, Any]], Tensor] | None:
+    """How rows that lie beside a state's file are read; None where it is an open file, which lies nowhere."""
+    if not isinstance(state, (str, os.PathLike)):
+        return None
+    return lambda node: read(Path(state).parent, node)
 
 
 def cut(state: Path) -> None:

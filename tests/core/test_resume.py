@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import polopt
+from polopt import segments
 from polopt.cli import main
 from polopt.dataset import Collector, Dataset
 from polopt.dataset_files import write_d4rl
@@ -127,7 +128,7 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert_same(load_state(one / "model.zip", "model"), load_state(two / "model.zip", "model"))
     last, other = checkpoints(one)[-1], checkpoints(two)[-1]
     assert last.name == other.name
-    mine, theirs = load_state(last, "model"), load_state(other, "model")
+    mine, theirs = (load_state(path, "model", segments.beside(path)) for path in (last, other))
     assert mine["log"]["progress"] == theirs["log"]["progress"]
     del mine["log"], theirs["log"]  # event files are named by time and host
     assert_same(mine, theirs)

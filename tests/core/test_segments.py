@@ -49,7 +49,7 @@ def test_every_checkpoint_kept_gives_its_memory_back(tmp_path_factory, capacity,
         segments.prune(folder, [path for path, *_ in kept])
         for path, table, position in kept:
             other = Replay(capacity, OBS, ACT)
-            other.load_state_dict(load_state(path, "test")["memory"])
+            other.load_state_dict(load_state(path, "test", segments.beside(path))["memory"])
             assert torch.equal(other.table[: other.size], table) and other.position == position
         stored = sum(p.stat().st_size > 0 for p in (folder / "rows").glob("*/*")) if (folder / "rows").exists() else 0
         assert stored <= 2 + 2 * capacity  # two checkpoints need no more, however long the run
@@ -66,10 +66,10 @@ def test_rows_are_written_once_and_missing_ones_are_named(tmp_path):
     assert path.stat().st_size < written[0].stat().st_size + 1500  # the rows are not in it
     written[1].write_bytes(written[1].read_bytes()[:-4])
     with pytest.raises(FileError, match="damaged"):
-        load_state(path, "test")
+        load_state(path, "test", segments.beside(path))
     written[1].unlink()
     with pytest.raises(FileError, match="rows 30 to 35"):
-        load_state(path, "test")
+        load_state(path, "test", segments.beside(path))
 
 
 def test_what_came_after_a_checkpoint_is_cut(tmp_path):
@@ -82,10 +82,10 @@ def test_what_came_after_a_checkpoint_is_cut(tmp_path):
     segments.cut(path)
     assert len(list((tmp_path / "rows" / "memory.table").iterdir())) == 1
     again = Replay(100, OBS, ACT)
-    again.load_state_dict(load_state(path, "test")["memory"])
+    again.load_state_dict(load_state(path, "test", segments.beside(path))["memory"])
     again.add(experience(7, 100))  # another future
     path = checkpoint(tmp_path, "b.zip", again)
-    assert load_state(path, "test")["memory"]["table"][-1, 5] == 106
+    assert load_state(path, "test", segments.beside(path))["memory"]["table"][-1, 5] == 106
 
 
 def test_a_damaged_last_checkpoint_leaves_the_one_before_whole(tmp_path):

@@ -1,0 +1,13 @@
+"""What stops a training."""
+
+from __future__ import annotations
+
+__all__ = ["EnvError", "NonFiniteError"]
+
+
+class EnvError(RuntimeError):
+    """An environment misbehaved: it raised, or gave a NaN or infinity. The message names its index."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a parameter became NaN or infinite; the message says which. Checkpoints already written are kept."""
