@@ -48,11 +48,11 @@ CHECKS: dict[str, dict[str, Any]] = {
     ),
     "hopper": dict(
         env="Hopper-v5", level=1000.0, every=500, episodes=10, methods=("MBPO", "SAC"), steps={"SAC": 20_000, None: 5_000},
-        agent=dict(compile=True),
+        agent={},
         # Smaller than the paper's (5000 random steps, G = 20, M = 100k), so that a seed takes a quarter of an hour of one core.
         config=dict(
             learning_starts=1000, gradient_steps=10, target_entropy=-1.0, rollout_schedule=(20, 150, 1, 15),
-            rollout_batch_size=20_000,
+            rollout_batch_size=20_000, compile=True,
         ),
     ),
 }  # fmt: skip
