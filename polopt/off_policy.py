@@ -270,6 +270,7 @@ class OffPolicy(Agent):
         self.memory = self.make_memory(self.config.buffer_size, num_envs)
         self._warm = self._steps_since = self._episodes_since = 0
         self._process: Any = None
+        self._weights, self._host_at, self._host = list(self.policy.parameters()), None, None
 
     def make_memory(self, capacity: int, num_envs: int = 1) -> Replay:
         """An empty replay of this model's spaces, which holds observations as its policy's encoder gives them."""
@@ -349,10 +350,13 @@ class OffPolicy(Agent):
         return self._choose(lambda noise: self.policy.distribution.act(self.policy(obs), noise), noise), {}
 
     def host_actor(self) -> Callable[[Any, Any], np.ndarray] | None:
-        policy = self.policy.host_act() if self.device.type == "cpu" else None
-        if policy is None:
+        if self.device.type != "cpu":
             return None
-        return lambda obs, noise: self._choose(lambda noise: policy(obs, noise), noise)
+        where = [weight.data_ptr() for weight in self._weights]
+        if where != self._host_at:  # it reads the weights where they lie: one is good until they move
+            self._host_at, self._host = where, self.policy.host_act()
+        policy = self._host
+        return None if policy is None else lambda obs, noise: self._choose(lambda noise: policy(obs, noise), noise)
 
     def env_action(self, action: Any) -> Any:
         """Scaled actions [-1, 1] in the Box's own units."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def encoded_size(space: Space) -> int:
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete):
         return int(space.nvec.sum())
-    return int(np.prod(space.shape))
+    return math.prod(space.shape)
 
 
 def encode(space: Space, obs: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
