@@ -131,7 +131,7 @@ def updater(case: str, name: str) -> Callable[[int], None]:
     table.normal_(generator=torch.Generator().manual_seed(0))
     table[:, OBS : OBS + ACT] = table[:, OBS : OBS + ACT].tanh()
     table[:, -1] = 0.99
-    model.memory.size = FILLED
+    model.memory.count = FILLED
 
     def steps(updates: int) -> None:
         for _ in range(updates):

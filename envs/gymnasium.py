@@ -57,6 +57,7 @@ class GymnasiumEnv(HostEnv):
         self._dtype = numpy_dtype(dtype)
         self._seed = seed
         self._won: list[bool | None] = [None] * len(envs)
+        self.infos: list[dict[str, Any]] = [{} for _ in envs]
         self._start(len(envs))
         self._obs = zeros(self.observation_space, self.num_envs, self._dtype)
 
@@ -79,7 +80,7 @@ class GymnasiumEnv(HostEnv):
         for i, env in enumerate(self.envs):
             answer, reward[i], terminated[i], truncated[i], info = env.step(action[i])
             put(next_obs, i, answer)
-            self._won[i] = _success(info)
+            self._won[i], self.infos[i] = _success(info), info
             if terminated[i] or truncated[i]:
                 over.append((i, env.reset()[0]))
         if over:

@@ -93,7 +93,9 @@ def make_env(
     return GymnasiumEnv([gymnasium.make(spec, **env_kwargs) for _ in range(num_envs)], seed=seed, dtype=dtype)
 
 
-def as_env(env: Any, *, num_envs: int = 1, seed: int | None = None, device: torch.device | str = "cpu") -> Env:
+def as_env(
+    env: Any, *, num_envs: int = 1, seed: int | None = None, device: torch.device | str = "cpu", **env_kwargs: Any
+) -> Env:
     """An Env of what is given: an id, an Env (returned as it is), or another library's environment.
 
     Args:
@@ -102,15 +104,20 @@ def as_env(env: Any, *, num_envs: int = 1, seed: int | None = None, device: torc
         num_envs: how many worlds to make of an id or a callable. An object is as many as it is.
         seed: of the first ``reset()`` that is given none, for worlds that are made or adopted here.
         device: where worlds made from an id live if they can leave the CPU; every other Env tells its own.
+        env_kwargs: as for :func:`make_env`, of an id.
 
     Raises:
-        TypeError: anything else, or an unsupported space.
+        TypeError: anything else, an unsupported space, or ``env_kwargs`` with what is made already.
         ValueError: ``num_envs`` differs from what the object is.
     """
     if isinstance(env, str):
         found = find(env)
         movable = found is not None and found[1].kind == "torch"
-        return make_env(env, num_envs, device=_device(device) if movable else "cpu", seed=seed)
+        return make_env(env, num_envs, device=_device(device) if movable else "cpu", seed=seed, **env_kwargs)
+    if env_kwargs:
+        raise TypeError(
+            f"{', '.join(env_kwargs)}: only an id takes arguments of the environment, not {type(env).__name__}"
+        )
     if isinstance(env, Env):
         return _as_many(env, num_envs)
     if isinstance(env, gymnasium.Env):

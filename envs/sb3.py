@@ -51,7 +51,7 @@ class SB3VecEnv(HostEnv):
         self._start(venv.num_envs)
         self._monitored = is_vecenv_wrapped(venv, VecMonitor) or venv.env_is_wrapped(Monitor)[0]
         self._true_return = np.zeros(self.num_envs)
-        self._infos: Sequence[dict[str, Any]] = ()
+        self.infos: Sequence[dict[str, Any]] | None = None
         self._obs: Obs = None
         self._layers: list[VecEnvWrapper] = []
         inner = venv
@@ -78,7 +78,7 @@ class SB3VecEnv(HostEnv):
     def _step(self, action: np.ndarray) -> Step:
         action = np.asarray(action).astype(self.action_space.dtype, copy=False)
         try:
-            obs, reward, done, self._infos = self.venv.step(action)
+            obs, reward, done, self.infos = self.venv.step(action)
         except EnvError:
             raise
         except Exception as error:
@@ -90,8 +90,8 @@ class SB3VecEnv(HostEnv):
         if done.any():
             next_obs = cast(obs, self._like)
             for i in np.flatnonzero(done):
-                put(next_obs, i, self._infos[i]["terminal_observation"])
-                truncated[i] = self._infos[i].get("TimeLimit.truncated", False)
+                put(next_obs, i, self.infos[i]["terminal_observation"])
+                truncated[i] = self.infos[i].get("TimeLimit.truncated", False)
         self._obs = obs
         return Step(obs, reward, done & ~truncated, truncated, next_obs)
 
@@ -99,7 +99,7 @@ class SB3VecEnv(HostEnv):
         for i in np.flatnonzero(done):
             self._episode_return[i] = self._true_return[i]
             if self._monitored:
-                told = self._infos[i].get("episode")
+                told = self.infos[i].get("episode")
                 done[i] = told is not None
                 if told is not None:
                     self._episode_return[i], self._episode_length[i] = told["r"], told["l"]
@@ -107,7 +107,7 @@ class SB3VecEnv(HostEnv):
         self._true_return[done] = 0.0
 
     def _success(self, index: np.ndarray) -> Iterable[bool | None]:
-        told = [self._infos[i].get("is_success") for i in index]
+        told = [self.infos[i].get("is_success") for i in index]
         return [None if success is None else bool(success) for success in told]
 
     def state_dict(self) -> State:

@@ -64,8 +64,15 @@ def finished(done: Tensor) -> Tensor:
     return done.flip(0).int().cummax(0).values.flip(0).bool()
 
 
-def elapsed(done: Tensor) -> Tensor:
-    """Steps since the episode began, ``[T, N]`` int64; since the rollout began for an episode already running."""
-    index = torch.arange(len(done), device=done.device).unsqueeze(1)
-    began = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
-    return index - (index * began).cummax(0).values
+def elapsed(done: Tensor, valid: Tensor | None = None, start: Tensor | None = None) -> Tensor:
+    """Steps since each step's episode began, ``[T + 1, N]`` int64; the last row is of the step to come.
+
+    Args:
+        done: whether the episode ended with the step, ``[T, N]`` bool.
+        valid: False where a row is no step, ``[T, N]`` bool.
+        start: steps ``[N]`` of the episodes that were running when the rollout began; None: they began with it.
+    """
+    age = [torch.zeros_like(done[0], dtype=torch.int64) if start is None else start]
+    for t in range(len(done)):
+        age.append(torch.where(done[t], 0, age[-1] + (1 if valid is None else valid[t].long())))
+    return torch.stack(age)

@@ -6,8 +6,11 @@ user touches is here: construction, ``learn``, ``predict``, ``save``/``load``, p
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
+import secrets
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -32,7 +35,7 @@ from .normalize import Normalize
 from .part import Part
 from .schedule import as_schedule
 from .segments import beside
-from .spaces import check_action_space, check_observation_space, from_json, same, to_json
+from .spaces import check_action_space, check_observation_space, from_json, is_image, same, to_json
 
 __all__ = ["Agent", "AgentConfig", "NonFiniteError"]
 
@@ -71,8 +74,9 @@ class Agent(ABC):
         env: an environment id, a ``gymnasium.Env``, a ``gymnasium.vector.VectorEnv``, a stable-baselines3 ``VecEnv``, a
             callable that makes one of these, or a :class:`polopt.env.Env`. None builds no networks until ``set_env``.
         tensorboard_log: folder for TensorBoard event files.
-        policy_kwargs: ``net_arch, activation_fn, ortho_init, log_std_init, features_extractor_class,
-            features_extractor_kwargs, share_features_extractor, optimizer_class, optimizer_kwargs``.
+        policy_kwargs: ``net_arch, activation_fn, optimizer_class, optimizer_kwargs``; of on-policy methods ``ortho_init,
+            log_std_init, features_extractor_class, features_extractor_kwargs, share_features_extractor`` too, of off-policy
+            ones ``n_critics``.
         verbose: 1 prints the log table.
         seed: seeds networks, noise, minibatches and environments; None draws one.
         device: a torch device; "auto" is the environment's (small networks are fastest where the physics is).
@@ -96,11 +100,15 @@ class Agent(ABC):
         "CnnPolicy": "CnnPolicy",
     }
 
+    fixed: ClassVar[frozenset[str]] = frozenset({"num_envs", "normalize_obs", "normalize_reward", "stats_window_size"})
+    """Hyperparameters that are built into the model: they cannot be set afterwards. A subclass adds its own."""
+
     policy: Any
     parts: dict[str, Part]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.fixed = frozenset().union(*(vars(base).get("fixed", ()) for base in cls.__mro__))
         if "Config" not in cls.__dict__:
             return
         P = inspect.Parameter
@@ -128,7 +136,7 @@ class Agent(ABC):
             tail["verbose"],
             dict(tail["env_kwargs"] or {}),
         )
-        self.seed = int(torch.seed() % 2**31) if tail["seed"] is None else _check_seed(tail["seed"])
+        self.seed = secrets.randbits(31) if tail["seed"] is None else _check_seed(tail["seed"])
         self._given_seed = tail["seed"]
         self._device = _check_device(tail["device"])
         self.num_timesteps = 0
@@ -136,11 +144,14 @@ class Agent(ABC):
         self._n_updates = 0
         self._iterations = self._episodes = 0
         self._last_obs: Obs | None = None
+        self._seeded = False  # whether the environment's first reset has been given the seed
+        self._waiting: dict[str, Any] | None = None  # what a file says of training, until there is an environment
         self.ep_info_buffer: deque[dict[str, Any]] = deque(maxlen=self.config.stats_window_size)
         self.ep_success_buffer: deque[bool] = deque(maxlen=self.config.stats_window_size)
         self._logger: Any = None
         self._custom_logger = False
         self._commit: Callable[[Agent], bool] | None = None
+        self._turn: Any = None  # the loop's, while it runs
         self.env: Env | None = None
         self._sb3_env: Any = None
         self._normalize_state: dict[str, Any] | None = None
@@ -156,8 +167,9 @@ class Agent(ABC):
             return policy
         if policy == "CnnPolicy":
             raise NotImplementedError(
-                "CnnPolicy is not built yet; use 'MlpPolicy' with policy_kwargs=dict(features_extractor_class="
-                "stable_baselines3.common.torch_layers.NatureCNN), or an observation wrapper that gives vectors"
+                "CnnPolicy is not built yet; use an on-policy method with 'MlpPolicy' and policy_kwargs=dict("
+                "features_extractor_class=stable_baselines3.common.torch_layers.NatureCNN), or an observation wrapper that "
+                "gives vectors"
             )
         raise ValueError(
             f"policy={policy!r} is unknown; it is 'MlpPolicy', or 'MultiInputPolicy' for Dict observations"
@@ -167,12 +179,10 @@ class Agent(ABC):
         from .envs import as_env  # the wing is looked up by name, on use
 
         given, c = env, self.config
-        if isinstance(env, str):
-            from .envs import make_env
-
-            env = make_env(env, num_envs=c.num_envs, seed=self.seed, device=self._device or "cpu", **self.env_kwargs)
-        else:
-            env = as_env(env, seed=self.seed)
+        own = (
+            {"num_envs": c.num_envs, "device": self._device or "cpu", **self.env_kwargs} if isinstance(env, str) else {}
+        )
+        env = as_env(env, seed=self.seed, **own)
         if (c.normalize_obs or c.normalize_reward) and not isinstance(env, Normalize):
             env = Normalize(env, obs=c.normalize_obs, reward=c.normalize_reward, gamma=getattr(c, "gamma", 0.99))
         self._adopt(env)
@@ -182,6 +192,13 @@ class Agent(ABC):
         name = type(self).__name__
         raw = env.env.observation_space if isinstance(env, Normalize) else env.observation_space
         check_observation_space(raw)
+        leaves = raw.spaces.values() if isinstance(raw, spaces.Dict) else [raw]
+        if any(map(is_image, leaves)) and "features_extractor_class" not in self.policy_kwargs:
+            raise NotImplementedError(
+                f"{name}: the observation space {raw} has images, and MlpPolicy reads vectors; use policy_kwargs=dict("
+                "features_extractor_class=stable_baselines3.common.torch_layers.NatureCNN) with an on-policy method, or an "
+                "observation wrapper that gives vectors"
+            )
         check_action_space(env.action_space, self.action_spaces, name)
         self.env, self.n_envs = env, env.num_envs
         self.observation_space, self.action_space = raw, env.action_space
@@ -191,6 +208,18 @@ class Agent(ABC):
         """Build networks, parts and memory for the spaces."""
         self.device = self._device or (self.env.device if self.env is not None else torch.device("cpu"))
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
+        # LAPACK's factors, and so orthogonal weights, round by how many threads made them: one, for a seed to mean the same.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            self._seeded_setup()
+        finally:
+            torch.set_num_threads(threads)
+        for net in self.nets.values():
+            net.to(self.device)
+        self._set_schedules(1.0)
+
+    def _seeded_setup(self) -> None:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             self.parts = {}
@@ -198,9 +227,6 @@ class Agent(ABC):
             self.nets: dict[str, nn.Module] = {}
             self._refresh()
             self._build()
-        for net in self.nets.values():
-            net.to(self.device)
-        self._set_schedules(1.0)
 
     @abstractmethod
     def _build(self) -> None:
@@ -209,6 +235,11 @@ class Agent(ABC):
     def part(self, name: str, params: Any, *, lr: float | None = None, **kwargs: Any) -> Part:
         """Declare parameters that step together. Without ``lr`` they follow ``learning_rate``'s schedule."""
         part = Part(params, lr=as_schedule(self.config.learning_rate)(1.0) if lr is None else lr, **kwargs)
+        if self.compiled and not (part.adam or part.sgd):
+            raise ValueError(
+                f"{type(self).__name__}: compile=True needs Adam, AdamW or SGD without momentum as optimizer; set compile=False, "
+                "or another one (A2C: use_rms_prop=False, else policy_kwargs=dict(optimizer_class=torch.optim.Adam))"
+            )
         if lr is None:
             self._scheduled.append(part)
         self.parts[name] = part
@@ -294,6 +325,15 @@ class Agent(ABC):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Learn from a fresh rollout ``[T, N]``. Returns metrics by their logger key under ``train/``, 0-d tensors."""
 
+    def worlds_reset(self) -> None:  # noqa: B027
+        """All worlds have begun anew: what was under way in them does not go on."""
+
+    def abandon(self, batch: Batch) -> None:  # noqa: B027
+        """A rollout ``[T, N]`` that a callback stopped: nothing is learned from it now. On-policy methods drop it."""
+
+    remedy: ClassVar[str] = "Lower learning_rate, or set normalize_obs=True and normalize_reward=True"
+    """What to do where training diverges."""
+
     # -- acting: what the rollout asks (see polopt.rollout.Actor) --------------------------------------------------------
 
     @abstractmethod
@@ -329,6 +369,10 @@ class Agent(ABC):
         Raises:
             ValueError: the observation's shape does not fit the observation space.
         """
+        if isinstance(observation, tuple):
+            raise ValueError(
+                "observation is a tuple: env.reset() of Gymnasium gives (observation, info); pass the observation alone"
+            )
         if self.normalizer is not None:
             observation = self.normalizer.normalize_obs(_as_arrays(observation))
         return self.policy.predict(observation, state, episode_start, deterministic)
@@ -391,6 +435,8 @@ class Agent(ABC):
             ValueError: its spaces or its number of worlds differ.
         """
         fresh = not hasattr(self, "nets")
+        if not fresh and self.normalizer is not None:
+            self._normalize_state = self.normalizer.statistics()
         before = None if fresh else (self.observation_space, self.action_space, getattr(self, "n_envs", None))
         old = self.env, self._sb3_env, getattr(self, "normalizer", None)
         self._take_env(env)
@@ -411,15 +457,19 @@ class Agent(ABC):
         if self._normalize_state is not None and self.normalizer is not None:
             self.normalizer.load_statistics(self._normalize_state)
         if force_reset:
-            self._last_obs = None
+            self._last_obs, self._seeded = None, False
+        if self._waiting is not None:
+            state, self._waiting = self._waiting, None
+            self.load_training_state(state)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed everything random: noise, minibatches, and the environment at its next reset."""
         if seed is None:
             return
         self.seed = self._given_seed = _check_seed(seed)
-        self.generator.manual_seed(self.seed)
-        self._last_obs = None
+        if hasattr(self, "generator"):
+            self.generator.manual_seed(self.seed)
+        self._last_obs, self._seeded = None, False
 
     # -- logger ----------------------------------------------------------------------------------------------------
 
@@ -435,6 +485,19 @@ class Agent(ABC):
     def set_logger(self, logger: Any) -> None:
         """Use this ``stable_baselines3.common.logger.Logger``."""
         self._logger, self._custom_logger = logger, True
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write what the logger has, with rollout and time figures, now (stable-baselines3's ``LogEveryNTimesteps``)."""
+        from .loop import dump
+
+        dump(self)
+
+    def callback_locals(self) -> dict[str, Any]:
+        """What callbacks find in ``locals`` beside the transition."""
+        return {}
+
+    scaled_actions: ClassVar[bool] = False
+    """Whether the policy's actions lie in [-1, 1] whatever the Box: callbacks see them in the Box's units."""
 
     log_every: ClassVar[str] = "iterations"
     """What ``log_interval`` counts: iterations, or episodes."""
@@ -509,7 +572,7 @@ class Agent(ABC):
         self._set_schedules(state["progress"])
         if state["env"] is not None and self.env is not None:
             obs = self.env.load_state_dict(state["env"])
-            self._last_obs = obs
+            self._last_obs, self._seeded = obs, True
 
     @classmethod
     def load(
@@ -541,11 +604,20 @@ class Agent(ABC):
             from stable_baselines3.common.utils import get_system_info
 
             get_system_info()
-        changes = {**(custom_objects or {}), **kwargs}
+        changes = cls._changes(custom_objects, kwargs)
         if is_sb3(_zip(path)):
             return load_sb3(cls, _zip(path), env, device, changes, force_reset)
         state = load_state(_zip(path), "model", beside(_zip(path)))
         return cls._from_state(state, path, env, device, changes, force_reset)
+
+    @classmethod
+    def _changes(cls, custom_objects: dict[str, Any] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Constructor arguments that are to replace the file's. Of ``custom_objects`` what is none is left alone
+        (stable-baselines3's files hold a ``lr_schedule``)."""
+        known = {*(f.name for f in fields(cls.Config)), *_TAIL}
+        kwargs = {_ALIASES.get(k, k): v for k, v in kwargs.items()}
+        check_names(cls.__name__, kwargs, known)
+        return {k: v for k, v in (custom_objects or {}).items() if k in known} | kwargs
 
     @classmethod
     def _from_state(
@@ -556,21 +628,16 @@ class Agent(ABC):
                 f"{path} holds a {state['algorithm']} model; load it with polopt.{state['algorithm']}.load or polopt.load"
             )
         known = {f.name: f for f in fields(cls.Config)}
-        config = {k: v for k, v in state["config"].items() if k in known}
+        config = cls.Config.from_json(
+            {k: v for k, v in state["config"].items() if k in known and k not in changes}, path
+        )
         config |= {k: v for k, v in changes.items() if k in known}
-        for name, value in config.items():
-            if isinstance(value, dict) and "callable" in value:
-                raise ValueError(
-                    f"{path}: {name} was a function ({value['callable']}), which a file cannot hold: pass {name}=... to load"
-                )
-            if isinstance(value, list):
-                config[name] = tuple(value)
         policy_kwargs = _decode_kwargs(state["policy_kwargs"], changes.get("policy_kwargs"), path)
         tail = {k: changes[k] for k in ("tensorboard_log", "verbose") if k in changes}
         seed = changes.get("seed", state["seed"])
         model = cls(
             state["policy"], None, **config, **tail, policy_kwargs=policy_kwargs, seed=seed, device=device,
-            env_kwargs=_decode_kwargs(state["env_kwargs"], None, path),
+            env_kwargs=changes.get("env_kwargs") or _decode_kwargs(state["env_kwargs"], None, path),
         )  # fmt: skip
         model.observation_space, model.action_space = (
             from_json(state["observation_space"]),
@@ -582,19 +649,24 @@ class Agent(ABC):
             model.normalizer = _frozen_normalizer(model, state["normalize"])
         model._setup_model()
         model.set_parameters(state["parameters"], exact_match=not state.get("partial"))
+        for part in model.parts.values() if changes else ():  # a rate that was asked for stands over the file's
+            part.lr.fill_(part.declared_lr)
         model.num_timesteps, model._total_timesteps, model._n_updates = (
             state["num_timesteps"],
             state["total_timesteps"],
             state["n_updates"],
         )
         if env is not None:
-            if isinstance(env, str) and model.n_envs is not None:
+            if isinstance(env, str) and model.n_envs is not None and "num_envs" not in changes:
                 model.config = model.config.replace(num_envs=model.n_envs)
             else:
                 model.n_envs = None  # a loaded model may go on with another number of worlds
             model.set_env(env, force_reset)
-        if "training" in state and (env is not None or state["training"].get("dataset") is not None):
-            model.load_training_state(state["training"])
+        if (training := state.get("training")) is not None:
+            if env is not None or training.get("dataset") is not None:
+                model.load_training_state(training)
+            else:
+                model._waiting = training
         return model
 
     # -- counting ----------------------------------------------------------------------------------------------------
@@ -610,6 +682,11 @@ def _hyperparameter(name: str, doc: str) -> property:
         return getattr(self.config, name)
 
     def set_(self: Agent, value: Any) -> None:
+        if hasattr(self, "nets") and name in self.fixed:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is built into the model and cannot be set afterwards: pass {name}={value!r} to "
+                "the constructor, or to load"
+            )
         self.config = self.config.replace(**{name: value})
         if hasattr(self, "nets"):
             progress = self._progress
@@ -639,8 +716,6 @@ def _check_device(device: Any) -> torch.device | None:
 
 
 def _is_sb3(env: Any) -> bool:
-    import sys
-
     base = sys.modules.get("stable_baselines3.common.vec_env.base_vec_env")
     return base is not None and isinstance(env, base.VecEnv)
 
@@ -687,11 +762,13 @@ def _encode_kwargs(kwargs: Any) -> Any:
         return [_encode_kwargs(v) for v in kwargs]
     if inspect.isclass(kwargs) or inspect.isfunction(kwargs):
         return {"class": f"{kwargs.__module__}:{kwargs.__qualname__}"}
-    if isinstance(kwargs, np.generic):
-        return kwargs.item()
+    if isinstance(kwargs, (np.generic, np.ndarray)):
+        return kwargs.tolist()
     if kwargs is None or isinstance(kwargs, (bool, int, float, str)):
         return kwargs
-    return {"class": f"{type(kwargs).__module__}:{type(kwargs).__qualname__}"}
+    raise TypeError(
+        f"{kwargs!r} in policy_kwargs or env_kwargs cannot be kept in a file: give numbers, strings and classes"
+    )
 
 
 def _decode_kwargs(stored: Any, given: Any, path: Any) -> Any:
@@ -706,9 +783,16 @@ def _decode_kwargs(stored: Any, given: Any, path: Any) -> Any:
             raise ValueError(
                 f"{path} uses the class {stored['class']}, which is not looked up from a file: pass policy_kwargs=... to load"
             )
-        value: Any = __import__(module, fromlist=["_"])
+        value: Any = sys.modules.get(module) or importlib.import_module(module)
         for piece in name.split("."):
-            value = getattr(value, piece)
+            value = getattr(value, piece, None)
+        # The name's beginning is not enough: what lies behind it may be anything that torch has imported.
+        kinds = (nn.Module, torch.optim.Optimizer)
+        if not (isinstance(value, type) and issubclass(value, kinds) and f"{value.__module__}.".startswith(_TRUSTED)):
+            raise ValueError(
+                f"{path} uses {stored['class']}, which is no module or optimizer of torch's or stable-baselines3's: pass "
+                "policy_kwargs=... to load"
+            )
         return value
     if isinstance(stored, dict):
         return {k: _decode_kwargs(v, None, path) for k, v in stored.items()}

@@ -10,6 +10,8 @@ import typing
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from .schedule import Schedule, as_schedule
 
 __all__ = ["BaseConfig", "check_names", "hyper"]
@@ -44,6 +46,9 @@ class BaseConfig:
     def __post_init__(self) -> None:
         hints = _hints(type(self))
         for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, np.generic):  # a number like any other, but not one that JSON knows
+                object.__setattr__(self, f.name, value.item())
             _check(type(self).__qualname__.split(".")[0], f, hints[f.name], getattr(self, f.name))
 
     def replace(self, **changes: Any) -> typing.Self:
@@ -60,6 +65,20 @@ class BaseConfig:
                 value = {"callable": getattr(value, "__qualname__", repr(value))}
             out[f.name] = list(value) if isinstance(value, tuple) else value
         return out
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], path: Any) -> dict[str, Any]:
+        """The constructor's arguments of what :meth:`to_json` gave, read from ``path``.
+
+        Raises:
+            ValueError: a value was a function, which a file cannot hold.
+        """
+        for name, value in values.items():
+            if isinstance(value, dict) and "callable" in value:
+                raise ValueError(
+                    f"{path}: {name} was a function ({value['callable']}), which a file cannot hold: pass {name}=... to load"
+                )
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 _cache: dict[type, dict[str, Any]] = {}

@@ -47,17 +47,17 @@ class QEnsemble(nn.Module):
                 self.gains.append(nn.Parameter(torch.ones(members, 1, width)))
                 self.shifts.append(nn.Parameter(torch.zeros(members, 1, width)))
 
-    def forward(self, *inputs: Tensor, members: Tensor | None = None) -> Tensor:
+    def forward(self, *inputs: Tensor, members: Tensor | slice | None = None) -> Tensor:
         """``[E, B]`` of inputs ``[B, .]``, or each member's own ``[E, B, .]``, side by side; ``[E, B, out]`` where there
         are several outputs.
 
         Args:
-            members: indices ``[Z]`` of the members that are asked; None: all.
+            members: indices ``[Z]`` of the members that are asked, or a slice of them; None: all.
         """
         some = (lambda p: p) if members is None else (lambda p: p[members])
         x = torch.cat(inputs, -1)
         if x.ndim == 2:
-            x = x.expand(self.members if members is None else len(members), *x.shape)
+            x = x.expand(len(some(self.weights[0])), *x.shape)
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if i == last and self.out == 1:  # a batched product of one column costs several times this sum

@@ -64,6 +64,10 @@ class TwinDelayed(OffPolicy):
         """μ(s), ``[B, A]``, of observations as the memory holds them."""
         return torch.tanh(self.policy.of(features))
 
+    def first_value(self, features: Tensor, action: Tensor) -> Tensor:
+        """Q_1(s, a), ``[B]``: the critic that an actor climbs; the other is not asked."""
+        return self.nets["critic"](features, action, members=slice(0, 1))[0]
+
     def next_value(self, b: Batch) -> Tensor:
         action = torch.tanh(self.nets["target_policy"].of(b.next_obs))
         action = smoothed(action, b.next_noise, self.c.target_policy_noise, self.c.target_noise_clip)

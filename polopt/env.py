@@ -147,6 +147,9 @@ class Env(ABC):
     def close(self) -> None:  # noqa: B027 - nothing to free is the common case
         """Free what the worlds hold. Safe to call twice."""
 
+    infos: Any = None
+    """What the worlds said of their last step beside it, a dict each, where they say it; None where nothing is kept."""
+
     @property
     def unwrapped(self) -> Env:
         """The innermost environment."""

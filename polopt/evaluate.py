@@ -119,12 +119,19 @@ def normalized_score(env_id: str, returns: Any) -> Any:
     return score if score.ndim else float(score)
 
 
-def load(path: str | os.PathLike[str], env: Any = None, device: Any = "auto", **kwargs: Any) -> Agent:
+def load(
+    path: str | os.PathLike[str],
+    env: Any = None,
+    device: Any = "auto",
+    custom_objects: dict[str, Any] | None = None,
+    force_reset: bool = True,
+    **kwargs: Any,
+) -> Agent:
     """The model in a file, whichever algorithm's it is, stable-baselines3's too; of a run directory its ``model.zip``, or
     its last checkpoint.
 
     Args:
-        env, device, kwargs: as for an algorithm's own ``load``.
+        env, device, custom_objects, force_reset, kwargs: as for an algorithm's own ``load``.
 
     Raises:
         FileNotFoundError: there is no such file, or no run in the directory.
@@ -132,9 +139,10 @@ def load(path: str | os.PathLike[str], env: Any = None, device: Any = "auto", **
     """
     file = model_file(path)
     if is_sb3(file):
-        return agent_class(algorithm(file)).load(file, env, device, **kwargs)
+        return agent_class(algorithm(file)).load(file, env, device, custom_objects, force_reset=force_reset, **kwargs)
     state = load_state(file, "model", beside(file))
-    return agent_class(state["algorithm"])._from_state(state, file, env, device, kwargs)
+    cls = agent_class(state["algorithm"])
+    return cls._from_state(state, file, env, device, cls._changes(custom_objects, kwargs), force_reset)
 
 
 def model_file(path: str | os.PathLike[str]) -> Path:

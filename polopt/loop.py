@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import time
 from typing import Any
 
@@ -37,17 +38,36 @@ def learn(
     """See :meth:`polopt.agent.Agent.learn`."""
     if agent.env is None:
         raise ValueError("this model has no environment: pass env at construction or load, or call set_env")
-    if isinstance(total_timesteps, bool) or total_timesteps < 0:
-        raise ValueError(f"total_timesteps={total_timesteps!r} must be a number of steps, at least 0")
-    if agent._last_obs is None:
-        agent._last_obs = (
-            agent.env.reset(agent.seed) if not agent.env.host else tree_map(np.copy, agent.env.reset_host(agent.seed))
-        )
+    whole_number("total_timesteps", total_timesteps)
+    if log_interval is not None:
+        whole_number("log_interval", log_interval, 1)
+    if reset_num_timesteps or agent._last_obs is None:
+        _reset(agent)
     if agent.normalizer is not None:
         agent.normalizer.training = True
     _learn(
         agent, _Rollouts, int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
     )
+
+
+def whole_number(name: str, value: Any, least: int = 0) -> None:
+    """Raise where an argument is no whole number, or less than it may be.
+
+    Raises:
+        TypeError, ValueError: names the argument and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral | numbers.Real) or value != int(value):
+        raise TypeError(f"{name}={value!r} must be a whole number, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name}={value!r} must be at least {least}")
+
+
+def _reset(agent: Agent) -> None:
+    """Begin all worlds anew; with the seed, where they have not begun since it was set."""
+    env, seed = agent.env, None if agent._seeded else agent.seed
+    agent._last_obs = tree_map(np.copy, env.reset_host(seed)) if env.host else env.reset(seed)
+    agent._seeded = True
+    agent.worlds_reset()
 
 
 def learn_offline(
@@ -111,6 +131,7 @@ class _Rollouts:
 
     def __init__(self, agent: Agent, callbacks: _Callbacks) -> None:
         self.agent, self.callbacks, self.unit = agent, callbacks, agent.log_every
+        self.started, self.first = time.perf_counter(), agent.num_timesteps
 
     @property
     def ticks(self) -> int:
@@ -122,10 +143,13 @@ class _Rollouts:
         agent, env = self.agent, self.agent.env
         self.callbacks.rollout_start()
         before = agent.num_timesteps
-        batch, agent._last_obs = rollout(env, agent, agent._last_obs, agent.horizon, self.callbacks.on_step)
+        # Where a rollout is broken off by an exception, the worlds have moved on from the observation: none is left.
+        obs, agent._last_obs = agent._last_obs, None
+        batch, agent._last_obs = rollout(env, agent, obs, agent.horizon, self.callbacks.on_step)
         agent.num_timesteps = before + (int(batch.valid.sum()) if "valid" in batch else batch.reward.numel())
         agent._record_episodes(env.pop_episodes())
         if self.callbacks.stopped:
+            agent.abandon(batch)
             return None
         self.callbacks.rollout_end()
         return agent.update(batch)
@@ -138,6 +162,7 @@ class _GradientSteps:
 
     def __init__(self, agent: Any, callbacks: _Callbacks) -> None:
         self.agent, self.callbacks = agent, callbacks
+        self.started, self.first = time.perf_counter(), agent.num_timesteps
 
     @property
     def ticks(self) -> int:
@@ -151,7 +176,7 @@ class _GradientSteps:
 
 
 def _iterate(agent: Agent, turn: Any, total: int, callbacks: _Callbacks, log_interval: int | None, bar: Any) -> None:
-    started, first, ticks = time.perf_counter(), agent.num_timesteps, turn.ticks
+    agent._turn, ticks = turn, turn.ticks
     metrics: dict[str, torch.Tensor] = {}
     while agent.num_timesteps < total:
         agent._set_schedules(1.0 - agent.num_timesteps / total)
@@ -167,37 +192,38 @@ def _iterate(agent: Agent, turn: Any, total: int, callbacks: _Callbacks, log_int
         agent._iterations += 1
         ticks, last = turn.ticks, ticks
         if log_interval is not None and ticks // log_interval > last // log_interval:
-            _log(agent, metrics, turn, started, first)
+            _log(agent, metrics)
             metrics = {}
         if agent._commit is not None and not agent._commit(agent):
             break
 
 
-def _log(agent: Agent, metrics: dict[str, torch.Tensor], turn: Any, started: float, first: int) -> None:
+def _log(agent: Agent, metrics: dict[str, torch.Tensor]) -> None:
     """One line: one copy from the device, stable-baselines3's keys."""
     names = list(metrics)
-    values = torch.stack([metrics[k].float() for k in names]).tolist() if names else []
+    values = torch.stack([metrics[k].to(agent.device, torch.float32) for k in names]).tolist() if names else []
     for name, value in zip(names, values, strict=True):
         if not np.isfinite(value) and name != "explained_variance":
             raise NonFiniteError(
-                f"train/{name} is {value} at step {agent.num_timesteps}: training diverged. Lower learning_rate, or set "
-                "normalize_obs=True and normalize_reward=True; earlier checkpoints are kept"
+                f"train/{name} is {value} at step {agent.num_timesteps}: training diverged. {agent.remedy}; earlier "
+                "checkpoints are kept"
             )
         agent.logger.record(f"train/{name}", value)
     agent.logger.record("train/learning_rate", agent.lr_schedule(agent._progress))
     agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
-    _dump(agent, turn, started, first)
+    dump(agent)
 
 
-def _dump(agent: Agent, turn: Any, started: float, first: int) -> None:
-    """Write the log line with rollout and time figures."""
-    log, seconds = agent.logger, max(time.perf_counter() - started, 1e-9)
+def dump(agent: Agent) -> None:
+    """Write the log line with rollout and time figures of the training under way."""
+    turn = agent._turn
+    log, seconds = agent.logger, max(time.perf_counter() - turn.started, 1e-9)
     if agent.ep_info_buffer:
         log.record("rollout/ep_rew_mean", float(np.mean([e["r"] for e in agent.ep_info_buffer])))
         log.record("rollout/ep_len_mean", float(np.mean([e["l"] for e in agent.ep_info_buffer])))
     if agent.ep_success_buffer:
         log.record("rollout/success_rate", float(np.mean(agent.ep_success_buffer)))
-    log.record("time/fps", int((agent.num_timesteps - first) / seconds))
+    log.record("time/fps", int((agent.num_timesteps - turn.first) / seconds))
     log.record(f"time/{turn.unit}", turn.ticks, exclude="tensorboard")
     log.record("time/time_elapsed", int(seconds), exclude="tensorboard")
     log.record("time/total_timesteps", agent.num_timesteps, exclude="tensorboard")
@@ -252,9 +278,10 @@ class _Callbacks:
         agent.num_timesteps += n if step.valid is None else int(step.valid.sum())
         episodes = agent.env.pop_episodes()
         agent._record_episodes(episodes)
-        infos: list[dict[str, Any]] = [{} for _ in range(n)]
+        told = agent.env.unwrapped.infos
+        infos: list[dict[str, Any]] = [{} for _ in range(n)] if told is None else [dict(info) for info in told]
         for e in episodes:
-            infos[e.index]["episode"] = {"r": e.r, "l": e.l}
+            infos[e.index]["episode"] = {"r": e.r, "l": e.l, "t": round(time.perf_counter() - agent._turn.started, 6)}
             if e.success is not None:
                 infos[e.index]["is_success"] = e.success
         dones = step.terminated | step.truncated
@@ -267,10 +294,11 @@ class _Callbacks:
         self.callback.update_locals(
             self.scope
             | dict(
-                obs_tensor=obs, actions=_numpy(action), clipped_actions=_numpy(env_action), buffer_actions=_numpy(action),
-                new_obs=tree_map(_numpy, step.obs), rewards=rewards, dones=dones, infos=infos, n_steps=self._t,
-                n_rollout_steps=agent.horizon,
+                obs_tensor=obs, actions=_numpy(env_action if agent.scaled_actions else action),
+                clipped_actions=_numpy(env_action), buffer_actions=_numpy(action), new_obs=tree_map(_numpy, step.obs),
+                rewards=rewards, dones=dones, infos=infos, n_steps=self._t, n_rollout_steps=agent.horizon,
             )
+            | agent.callback_locals()
         )  # fmt: skip
         self._t += 1
         self.stopped = not self.callback.on_step()

@@ -52,7 +52,7 @@ class Replay:
         self.capacity = max(capacity // num_envs, 1) * num_envs
         self.device = torch.device(device)
         self.table = self._allocate(self.capacity)
-        self.position = self.size = self.added = 0
+        self.position = self.count = self.added = 0
         self._pending: list[Batch] = []
 
     def _allocate(self, rows: int) -> Tensor:
@@ -65,7 +65,33 @@ class Replay:
         return torch.empty(rows, sum(self.widths), device=self.device)
 
     def __len__(self) -> int:
-        return self.size
+        return self.count
+
+    # What stable-baselines3's replay is asked for.
+
+    def size(self) -> int:
+        """Rows in use; ``len`` too."""
+        return self.count
+
+    @property
+    def pos(self) -> int:
+        """Where the next row goes."""
+        return self.position
+
+    @property
+    def full(self) -> bool:
+        """Whether the next row overwrites the oldest."""
+        return self.count == self.capacity
+
+    @property
+    def buffer_size(self) -> int:
+        """Most rows that it holds."""
+        return self.capacity
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.position = self.count = self.added = 0
+        self._pending.clear()
 
     def add(self, batch: Batch) -> None:
         """Append a rollout ``[T, N]``. With n steps, a transition enters once the k - 1 that follow it have come."""
@@ -82,6 +108,16 @@ class Replay:
             if len(self._pending) == self.n_steps:
                 self._fold()
                 del self._pending[0]
+
+    def flush(self) -> None:
+        """The trajectories under way do not go on: what waits for later steps enters as if cut short by a time limit."""
+        if not self._pending:
+            return
+        last = self._pending[-1]
+        self._pending[-1] = last.plus(truncated=torch.ones_like(last.truncated))
+        while self._pending:
+            self._fold()
+            del self._pending[0]
 
     def _fold(self) -> None:
         """The oldest pending step with the rewards of those after it, up to its episode's end."""
@@ -119,7 +155,7 @@ class Replay:
             self.table[self.position :] = rows[:cut]
             self.table[: end - self.capacity] = rows[cut:]
         self.position = end % self.capacity
-        self.size = min(self.size + len(rows), self.capacity)
+        self.count = min(self.count + len(rows), self.capacity)
         self.added += len(rows)
 
     def make_room(self, rows: int) -> None:
@@ -129,15 +165,15 @@ class Replay:
             MemoryError: they do not fit the memory there is.
         """
         table = self._allocate(self.capacity + rows)
-        table[: self.size] = self.table[: self.size].roll(-self.position if self.size == self.capacity else 0, 0)
-        self.table, self.capacity, self.position = table, len(table), self.size
+        table[: self.count] = self.table[: self.count].roll(-self.position if self.count == self.capacity else 0, 0)
+        self.table, self.capacity, self.position = table, len(table), self.count
 
     def resize(self, capacity: int) -> None:
         """Another capacity; of the rows there are, the newest that fit are kept, the oldest of them first."""
-        table = self.table[: self.size].roll(-self.position if self.size == self.capacity else 0, 0)[-capacity:]
-        self.capacity, self.size, self.position = capacity, len(table), len(table) % capacity
+        table = self.table[: self.count].roll(-self.position if self.count == self.capacity else 0, 0)[-capacity:]
+        self.capacity, self.count, self.position = capacity, len(table), len(table) % capacity
         self.table = self._allocate(capacity)
-        self.table[: self.size] = table
+        self.table[: self.count] = table
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """``batch_size`` rows drawn uniformly with replacement, and their places in the table, ``index``.
@@ -145,14 +181,14 @@ class Replay:
         Raises:
             ValueError: the memory is empty.
         """
-        if not self.size:
+        if not self.count:
             raise ValueError("cannot sample from an empty memory: collect first (learning_starts)")
-        index = torch.randint(self.size, (batch_size,), generator=generator, device=self.table.device)
+        index = torch.randint(self.count, (batch_size,), generator=generator, device=self.table.device)
         return self.unpack(self.table.index_select(0, index)).plus(index=index)
 
     def rows(self) -> Batch:
         """All rows in use, views of the table."""
-        return self.unpack(self.table[: self.size])
+        return self.unpack(self.table[: self.count])
 
     def unpack(self, rows: Tensor) -> Batch:
         """Rows of the table as a batch ``[B]``."""
@@ -165,7 +201,7 @@ class Replay:
     def state_dict(self) -> dict[str, Any]:
         """The rows in use, and what is pending."""
         pending = [dict(vars(b)) for b in self._pending]
-        rows = Rows(self.table[: self.size], self.position, self.added)
+        rows = Rows(self.table[: self.count], self.position, self.added)
         return {"table": rows, "position": self.position, "added": self.added, "pending": pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,8 +218,8 @@ class Replay:
             )
         if len(table) < self.capacity:  # a full ring of a smaller capacity begins anew with its oldest row
             table, position = table.roll(-position, 0), len(table)
-        self.size, self.position, self.added = len(table), position, state["added"]
-        self.table[: self.size] = table
+        self.count, self.position, self.added = len(table), position, state["added"]
+        self.table[: self.count] = table
         self._pending = [Batch(**b) for b in state["pending"]]
 
 
@@ -207,6 +243,12 @@ class Mix:
 
     def add(self, batch: Batch) -> None:
         self.first.add(batch)
+
+    def flush(self) -> None:
+        self.first.flush()
+
+    def make_room(self, rows: int) -> None:
+        self.first.make_room(rows)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         n = round(self.share * batch_size)

@@ -95,6 +95,12 @@ class ModelBased(Agent):
     model: Model
     imagined: Replay
     log_every: ClassVar[str] = "episodes"
+    scaled_actions = True
+    remedy = OffPolicy.remedy
+    fixed = OffPolicy.fixed | frozenset(
+        {"num_networks", "num_elites", "model_arch", "model_weight_decay", "model_learning_rate", "model_batch_size",
+         "model_patience", "model_holdout", "model_max_passes", "real_ratio", "batch_size"}
+    )  # fmt: skip
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -147,6 +153,7 @@ class ModelBased(Agent):
             self.imagined.resize(capacity)
         for starts in self.start_states(c.rollout_batch_size).split(TOGETHER):
             self.imagined.add(self.imagine(starts, k))
+            self.imagined.flush()
         self._since_fit = 0
         return log | {"branch_length": torch.tensor(float(k)), "imagined": torch.tensor(float(len(self.imagined)))}
 
@@ -216,7 +223,8 @@ class ModelBased(Agent):
             self.model = self.make_model(self._terminated)
             first, last = (self.imagined_capacity(self.branch_length(epoch)) for epoch in (0, EVER))
             try:
-                self.imagined = agent.make_memory(max(first, last))
+                # The model's rewards are of the real rows, which are scaled already.
+                self.imagined = agent.make_memory(max(first, last), reward=(1.0, 0.0))
             except MemoryError as error:
                 raise MemoryError(
                     f"rollout_batch_size={c.rollout_batch_size} branches make up to {max(first, last):,} imagined rows, and "
@@ -262,6 +270,16 @@ class ModelBased(Agent):
         return self.agent.env_action(action)
 
     # -- learning and files ----------------------------------------------------------------------------------------
+
+    def worlds_reset(self) -> None:
+        self.agent.worlds_reset()
+
+    def abandon(self, batch: Batch) -> None:
+        self.agent.num_timesteps = self.num_timesteps
+        self.agent.abandon(batch)
+
+    def callback_locals(self) -> dict[str, Any]:
+        return self.agent.callback_locals()
 
     def learn(
         self, total_timesteps: int, callback: Any = None, log_interval: int | None = 4, tb_log_name: str | None = None,

@@ -30,6 +30,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
+import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -142,11 +144,17 @@ class Neighbours:
         key.update(f"{states.shape} {k} {radius!r} {_VERSION}".encode())
         path = cache_folder() / "neighbours" / f"{key.hexdigest()[:32]}.npz"
         if path.is_file():
-            return cls._read(path)
+            try:
+                return cls._read(path)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                warnings.warn(f"{path} is damaged and made anew: {error}", stacklevel=2)
         made = cls.build(states, k, radius)
-        with atomic(path) as f:
-            lists = {f"lists.{c.name}": getattr(made, c.name) for c in fields(cls) if c.name != "cells"}
-            np.savez(f, **lists, **{f"cells.{c.name}": getattr(made.cells, c.name) for c in fields(Cells)})
+        try:
+            with atomic(path) as f:
+                lists = {f"lists.{c.name}": getattr(made, c.name) for c in fields(cls) if c.name != "cells"}
+                np.savez(f, **lists, **{f"cells.{c.name}": getattr(made.cells, c.name) for c in fields(Cells)})
+        except OSError as error:
+            warnings.warn(f"the lists cannot be kept for the next time ({error}): set POLOPT_CACHE", stacklevel=2)
         return made
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -144,11 +145,19 @@ class Normalize(Wrapper):
         return out
 
     def load_statistics(self, state: State) -> None:
-        """Take :meth:`statistics` back."""
+        """Take :meth:`statistics` back; what they do not hold begins anew, with a warning."""
         for k, m in self.obs_moments.items():
-            m.load_state_dict(state["obs"][k or "obs"])
+            if (k or "obs") in state["obs"]:
+                m.load_state_dict(state["obs"][k or "obs"])
+            else:
+                warnings.warn(
+                    f"the file has no moments of the observations{k and ' ' + k}: they begin anew", stacklevel=2
+                )
         if self.reward_moments is not None:
-            self.reward_moments.load_state_dict(state["reward"])
+            if "reward" in state:
+                self.reward_moments.load_state_dict(state["reward"])
+            else:
+                warnings.warn("the file has no moments of the rewards: they begin anew", stacklevel=2)
 
     def state_dict(self) -> State:
         running = None if self._return is None else np.array(_host(self._return))

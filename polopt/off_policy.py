@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -31,6 +31,7 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor, nn
 
+from . import action_noise
 from .agent import Agent, AgentConfig
 from .batch import Batch, tree_map
 from .config import hyper
@@ -41,7 +42,7 @@ from .files import load_state, save_state
 from .graph import static
 from .memory import Mix, Replay
 from .part import polyak_
-from .policy import ActorCritic, Encoder, scale, unscale
+from .policy import ActorCritic, Encoder, scale, unscale, widths
 from .schedule import Schedule
 from .spaces import check_action_space, check_observation_space, encoded_size
 
@@ -110,10 +111,28 @@ class OffPolicyConfig(AgentConfig):
                 "gradient_steps=0 would never learn; it is a positive number, or -1 for as many as steps were taken"
             )
         match self.train_freq:
-            case int() | (int(), "step" | "episode"):
+            case int():
+                pass
+            case (int() as n, "step" | "episode") if n >= 1 and not isinstance(n, bool):
                 pass
             case given:
-                raise ValueError(f'train_freq={given!r} must be a number of steps, (n, "step") or (n, "episode")')
+                raise ValueError(
+                    f'train_freq={given!r} must be a number of steps, (n, "step") or (n, "episode") with n at least 1'
+                )
+        if self.n_steps > self.buffer_size:
+            raise ValueError(f"n_steps={self.n_steps} must be at most buffer_size={self.buffer_size}")
+
+    def to_json(self) -> dict[str, Any]:
+        noise = action_noise.to_json(self.action_noise)
+        return super().to_json() | ({} if noise is None else {"action_noise": noise})
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], path: Any) -> dict[str, Any]:
+        """As everywhere, and the noise process of a name."""
+        noise = values.get("action_noise")
+        if isinstance(noise, dict):
+            values = values | {"action_noise": action_noise.from_json(noise, path)}
+        return super().from_json(values, path)
 
     @property
     def cadence(self) -> tuple[int, str]:
@@ -130,6 +149,9 @@ class OffPolicy(Agent):
     memory: Replay | Mix
     action_spaces: ClassVar[tuple[type[Space], ...]] = (spaces.Box,)
     default_arch: ClassVar[tuple[int, ...]] = (256, 256)
+    scaled_actions = True
+    remedy = "Lower learning_rate, or scale the rewards (reward_scale)"
+    fixed = frozenset({"buffer_size", "n_steps", "gamma", "standardize", "reward_scale", "reward_shift"})
     more_policy_kwargs: ClassVar[frozenset[str]] = frozenset({"n_critics"})
 
     # -- slots -----------------------------------------------------------------------------------------------------
@@ -257,8 +279,10 @@ class OffPolicy(Agent):
         if unknown := set(kwargs) - self.more_policy_kwargs:
             known = {"net_arch", "activation_fn", "optimizer_class", "optimizer_kwargs", *self.more_policy_kwargs}
             raise TypeError(f"{type(self).__name__}: unknown policy_kwargs {sorted(unknown)}; known: {sorted(known)}")
-        if not isinstance(arch, dict):
-            arch = {"pi": list(arch), "qf": list(arch)}
+        arch = widths(arch, "pi", "qf")
+        members = kwargs.get("n_critics", 1)
+        if isinstance(members, bool) or not isinstance(members, int) or members < 1:
+            raise ValueError(f"n_critics={members!r} must be a whole number, at least 1")
         self.policy_options = kwargs
         self.make_nets(arch, activation, **optimizer)
         self.nets["policy"] = self.policy
@@ -268,16 +292,25 @@ class OffPolicy(Agent):
                 f"train_freq={self.config.train_freq!r}: whole episodes are counted in one world, not in {num_envs}"
             )
         self.memory = self.make_memory(self.config.buffer_size, num_envs)
+        if callable(noise := self.config.action_noise):
+            with action_noise.numpy_seeded(torch.Generator().manual_seed(0)):
+                drawn = np.size(copy.deepcopy(getattr(noise, "base_noise", noise))())
+            if drawn != (size := encoded_size(self.action_space)):
+                raise ValueError(f"action_noise={noise!r} draws {drawn} numbers where an action has {size}")
         self._warm = self._steps_since = self._episodes_since = 0
         self._process: Any = None
         self._weights, self._host_at, self._host = list(self.policy.parameters()), None, None
 
-    def make_memory(self, capacity: int, num_envs: int = 1) -> Replay:
-        """An empty replay of this model's spaces, which holds observations as its policy's encoder gives them."""
+    def make_memory(self, capacity: int, num_envs: int = 1, reward: tuple[float, float] | None = None) -> Replay:
+        """An empty replay of this model's spaces, which holds observations as its policy's encoder gives them.
+
+        Args:
+            reward: (scale, shift) of what is stored; by default ``reward_scale`` and ``reward_shift``.
+        """
         c = self.config
         return Replay(
             capacity, self.observation_space, self.action_space, num_envs=num_envs, gamma=c.gamma, n_steps=c.n_steps,
-            device=self.device, encoder=self.policy.encoder, reward=(c.reward_scale, c.reward_shift),
+            device=self.device, encoder=self.policy.encoder, reward=reward or (c.reward_scale, c.reward_shift),
         )  # fmt: skip
 
     def make_actor(
@@ -323,8 +356,8 @@ class OffPolicy(Agent):
         if isinstance(given, (int, float)):
             return given * torch.randn(*shape, size, generator=self.generator, device=self.device)
         if self._process is None or self._process.n_envs != shape[1]:
-            self._process = _vectorized(given, shape[1])
-        with _numpy_seeded(self.generator):
+            self._process = action_noise.vectorized(given, shape[1])
+        with action_noise.numpy_seeded(self.generator):
             drawn = np.array([self._process() for _ in range(shape[0])], np.float32)
         return torch.from_numpy(drawn.reshape(*shape, size)).to(self.device)
 
@@ -364,6 +397,22 @@ class OffPolicy(Agent):
 
     # -- learning and files ----------------------------------------------------------------------------------------
 
+    def worlds_reset(self) -> None:
+        self.memory.flush()
+        if self._process is not None:
+            self._process.reset()
+
+    def abandon(self, batch: Batch) -> None:
+        """What was seen is remembered."""
+        self.remember(batch)
+
+    def callback_locals(self) -> dict[str, Any]:
+        return {
+            "replay_buffer": self.memory, "train_freq": self.config.train_freq, "action_noise": self.config.action_noise,
+            "learning_starts": self.config.learning_starts, "num_collected_steps": self._steps_since,
+            "num_collected_episodes": self._episodes_since,
+        }  # fmt: skip
+
     def learn(
         self, total_timesteps: int, callback: Any = None, log_interval: int | None = 4, tb_log_name: str | None = None,
         reset_num_timesteps: bool = True, progress_bar: bool = False,
@@ -400,10 +449,9 @@ class OffPolicy(Agent):
             NonFiniteError: a loss became NaN or infinite.
         """
         from .dataset_files import load_dataset
-        from .loop import learn_offline
+        from .loop import learn_offline, whole_number
 
-        if isinstance(gradient_steps, bool) or not isinstance(gradient_steps, int) or gradient_steps < 0:
-            raise ValueError(f"gradient_steps={gradient_steps!r} must be a whole number, at least 0")
+        whole_number("gradient_steps", gradient_steps)
         if spaces.Box not in self.action_spaces:
             raise ValueError(f"{type(self).__name__} acts by numbered actions; datasets here hold those of a Box")
         dataset = load_dataset(dataset)
@@ -416,7 +464,7 @@ class OffPolicy(Agent):
             self._take_dataset(dataset)
         self._awaited = None
         name = tb_log_name or type(self).__name__
-        learn_offline(self, gradient_steps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        learn_offline(self, int(gradient_steps), callback, log_interval, name, reset_num_timesteps, progress_bar)
         return self
 
     dataset: Dataset | None = None
@@ -434,21 +482,37 @@ class OffPolicy(Agent):
         self.n_envs, self.normalizer = None, None
         self._setup_model()
 
-    def _take_dataset(self, dataset: Dataset) -> None:
-        """Fill a new memory with the dataset's transitions."""
+    def as_replay(self, dataset: Dataset) -> Replay:
+        """A memory that holds a dataset's transitions, and nothing else.
+
+        Raises:
+            DatasetError: it has none.
+        """
         rows = dataset.transitions()
-        if self.config.standardize and self._n_updates == 0:
-            mean, std = (torch.from_numpy(f(dataset.obs, 0, np.float64)) for f in (np.mean, np.std))
-            for encoder in (m for net in self.nets.values() for m in net.modules() if isinstance(m, Encoder)):
-                encoder.mean.copy_(mean)
-                encoder.scale.copy_(std + 1e-3)
+        if not len(rows):
+            raise DatasetError(f"{dataset.name} has no whole transition")
         shape = self.observation_space.shape
         rows = rows.plus(
             action=scale(self.action_space, rows.action),
             **{k: rows[k].reshape(-1, *shape) for k in ("obs", "next_obs")},
         )
-        self.memory, self.dataset = self.make_memory(len(rows)), dataset
-        self.memory.add(rows.map(lambda x: x.unsqueeze(1).to(self.device)))
+        memory = self.make_memory(len(rows))
+        memory.add(rows.map(lambda x: x.unsqueeze(1).to(self.device)))
+        memory.flush()
+        return memory
+
+    def _take_dataset(self, dataset: Dataset) -> None:
+        """Fill a new memory with the dataset's transitions. What the model remembered before is forgotten."""
+        if self.config.standardize and self._n_updates == 0:
+            mean, std = (torch.from_numpy(f(dataset.obs, 0, np.float64)) for f in (np.mean, np.std))
+            for encoder in (m for net in self.nets.values() for m in net.modules() if isinstance(m, Encoder)):
+                encoder.mean.copy_(mean)
+                encoder.scale.copy_(std + 1e-3)
+        if self.dataset is None and len(self.memory):
+            warnings.warn(
+                f"{len(self.memory):,} transitions in memory give way to those of {dataset.name}", stacklevel=3
+            )
+        self.memory, self.dataset = self.as_replay(dataset), dataset
         self.pretrain(self.memory)
 
     log_every: ClassVar[str] = "episodes"
@@ -476,14 +540,19 @@ class OffPolicy(Agent):
             self.memory.load_state_dict(state["memory"])
         self._steps_since, self._episodes_since = state["since"]
         if state["action_noise"]:
-            self._process = _vectorized(self.config.action_noise, len(state["action_noise"]))
+            self._process = action_noise.vectorized(self.config.action_noise, len(state["action_noise"]))
             for noise, arrays in zip(self._process.noises, state["action_noise"], strict=True):
                 vars(noise).update({k: v for k, v in arrays.items() if k in vars(noise)})
         super().load_training_state(state)
 
     def save_replay_buffer(self, path: Any) -> None:
         """Write the memory: a zip of safetensors and JSON, whole or not at all."""
-        save_state(path, {"memory": self.memory.state_dict()}, "memory")
+        save_state(path, {"memory": self.memory.state_dict(), "of": self._stored()}, "memory")
+
+    def _stored(self) -> dict[str, Any]:
+        """What rows in memory depend on."""
+        c = self.config
+        return {"gamma": c.gamma, "n_steps": c.n_steps, "reward_scale": c.reward_scale, "reward_shift": c.reward_shift}
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """Read what :meth:`save_replay_buffer` wrote.
@@ -494,25 +563,12 @@ class OffPolicy(Agent):
 
         Raises:
             FileError: the file is damaged or of another kind.
-            ValueError: its rows are of other spaces, or more than fit.
+            ValueError: its rows are of other spaces, or of another ``gamma, n_steps, reward_scale, reward_shift``, or more
+                than fit.
         """
-        state = load_state(path, "memory")["memory"]
+        read = load_state(path, "memory")
+        state, mine = read["memory"], self._stored()
+        for name, value in read.get("of", {}).items():
+            if value != mine[name]:
+                raise ValueError(f"{path} holds rows of {name}={value}, this model has {name}={mine[name]}")
         self.memory.load_state_dict(state | {"pending": []} if truncate_last_traj else state)
-
-
-def _vectorized(noise: Any, num_envs: int) -> Any:
-    """One process a world."""
-    from stable_baselines3.common.noise import VectorizedActionNoise
-
-    return VectorizedActionNoise(getattr(noise, "base_noise", noise), num_envs)
-
-
-@contextmanager
-def _numpy_seeded(generator: torch.Generator) -> Iterator[None]:
-    """Inside, NumPy's global generator, from which stable-baselines3's noise draws, is seeded by ours; then it is as before."""
-    before = np.random.get_state()  # noqa: NPY002
-    np.random.seed(int(torch.randint(2**31, (), generator=generator, device=generator.device)))  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002

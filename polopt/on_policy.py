@@ -102,6 +102,7 @@ class OnPolicy(Agent):
     """The policy loss's key in the log, stable-baselines3's."""
     policy_type: ClassVar[type[Policy]] = ActorCritic
     """The kind of policy; its ``options`` are what ``policy_kwargs`` may say."""
+    fixed = frozenset({"max_grad_norm"})
     reestimates: ClassVar[bool] = False
     """Whether each epoch learns from advantages and targets of the present critic; one pass of it an epoch."""
     log_ratio_bound: ClassVar[float | None] = None
@@ -323,9 +324,9 @@ class OnPolicy(Agent):
         out |= self.measure(b)
         if "value" in b:
             out["explained_variance"] = explained_variance(b.value, b.returns)
-        if schedule := self._schedules.get("clip_range"):
-            out["clip_range"] = torch.tensor(schedule(self._progress))
-        return out
+        return out | {
+            name: getattr(self.c, name) for name in ("clip_range", "clip_range_vf") if name in self._schedules
+        }
 
     def measure(self, b: Batch) -> dict[str, Tensor]:
         """Metrics of reconsidered rows that depend on the kind of policy, 0-d: entropy, exact KL, standard deviation."""

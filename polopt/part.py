@@ -50,6 +50,7 @@ class Part:
             raise ValueError("a part needs at least one parameter")
         p = self.params[0]
         self.max_grad_norm = max_grad_norm
+        self.declared_lr = float(lr)
         self.lr = torch.tensor(float(lr), device=p.device)
         self.grad_norm = torch.zeros((), device=p.device)
         self._torch = optimizer(self.params, lr=float(lr), **kwargs)  # also checks the arguments

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .distributions import DiagGaussian, Distribution, GaussianMixture
 from .networks import MLP, host_forward, orthogonal_
-from .spaces import encode, encoded_size
+from .spaces import encode, encoded_size, is_image
 
 __all__ = ["ActorCritic", "Encoder", "GaussianHead", "LinearHead", "MixtureHead", "Policy"]
 
@@ -324,7 +324,9 @@ class ActorCritic(Policy):
     ) -> None:
         super().__init__(observation_space, action_space)
         self.distribution, self.scaled = distribution, scaled
-        arch = net_arch if isinstance(net_arch, dict) else {"pi": list(net_arch), "vf": list(net_arch)}
+        arch = widths(net_arch, "pi", "vf")
+        if not (isinstance(activation_fn, type) and issubclass(activation_fn, nn.Module)):
+            raise TypeError(f"activation_fn={activation_fn!r} must be a class of torch.nn, such as torch.nn.Tanh")
         self.encoder = Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
         self.trunk = MLP(self.encoder.size, arch["pi"], activation=activation_fn)
         if head is not None:
@@ -406,6 +408,20 @@ class ActorCritic(Policy):
         )
 
 
+def widths(net_arch: Any, *names: str) -> dict[str, list[int]]:
+    """``net_arch`` as hidden widths by network: a list stands for each of ``names``; one that a dict leaves out has none.
+
+    Raises:
+        ValueError: it is neither; names what it may be.
+    """
+    parts = net_arch if isinstance(net_arch, dict) else dict.fromkeys(names, net_arch)
+    good = lambda x: isinstance(x, (list, tuple)) and all(isinstance(n, (int, np.integer)) and n > 0 for n in x)
+    if set(parts) - set(names) or not all(good(x) for x in parts.values()):
+        keys = ", ".join(f"{name}=[...]" for name in names)
+        raise ValueError(f"net_arch={net_arch!r} must be a list of widths of at least 1, or dict({keys})")
+    return {name: [int(n) for n in parts.get(name, ())] for name in names}
+
+
 def to_tensor(space: Space, observation: Any, device: torch.device | str) -> tuple[Any, bool]:
     """See :meth:`ActorCritic.obs_to_tensor`."""
     if isinstance(space, spaces.Dict):
@@ -455,7 +471,7 @@ def _preprocess(space: Space, obs: Any) -> Any:
         return {k: _preprocess(s, obs[k]) for k, s in space.spaces.items()}
     if isinstance(space, spaces.Box):
         x = obs.float()
-        return x / 255.0 if space.dtype == np.uint8 and len(space.shape) == 3 else x
+        return x / 255.0 if is_image(space) else x
     return encode(space, obs)
 
 

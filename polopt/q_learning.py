@@ -93,6 +93,7 @@ class QLearning(OffPolicy):
     action_spaces = (spaces.Discrete,)
     default_arch = (64, 64)
     more_policy_kwargs = frozenset()
+    fixed = frozenset({"max_grad_norm"})
 
     def make_nets(self, net_arch: dict[str, list[int]], activation_fn: type[nn.Module], **optimizer: Any) -> None:
         greedy = EpsilonGreedy(int(self.action_space.n), self.config.exploration_final_eps)

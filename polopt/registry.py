@@ -21,7 +21,7 @@ def list_agents() -> dict[str, str]:
             continue
         for file in sorted(family.iterdir(), key=lambda p: p.name):
             if file.name.endswith(".py") and not file.name.startswith("_"):
-                name = _first_export(file.read_text())
+                name = _first_export(file.read_text("utf-8"))
                 if name is not None:
                     found[name] = f"polopt.agents.{family.name}.{file.name.removesuffix('.py')}"
     return found

@@ -96,7 +96,7 @@ def rollout(env: Env, actor: Actor, obs: Obs, horizon: int, on_step: OnStep | No
     batch = Batch(**{k: tree_map(lambda x: x[:done], v) for k, v in rows.items()})
     if env.host:
         batch = batch.map(torch.from_numpy)
-    _check_finite(batch)
+    _check_finite(batch, getattr(actor, "remedy", "Lower learning_rate"))
     return batch, tree_map(lambda x: x.copy() if env.host else x.clone(), obs)
 
 
@@ -121,12 +121,12 @@ def _empty_tensor(horizon: int, like: torch.Tensor) -> torch.Tensor:
 def _through_torch(act: Callable[..., Any]) -> Callable[..., Any]:
     def host_act(obs: Any, noise: Any) -> Any:
         action, extras = act(tree_map(torch.from_numpy, obs), noise)
-        return action.numpy(), {k: x.numpy() for k, x in extras.items()}
+        return action.cpu().numpy(), {k: x.cpu().numpy() for k, x in extras.items()}
 
     return host_act
 
 
-def _check_finite(batch: Batch) -> None:
+def _check_finite(batch: Batch, remedy: str) -> None:
     """Raise where an observation, a reward or an action is not finite; one number, their sum, says whether to look."""
     leaves = [batch.action, batch.reward]
     for obs in (batch.obs, batch.next_obs):
@@ -139,8 +139,8 @@ def _check_finite(batch: Batch) -> None:
         seen = batch.obs.values() if isinstance(batch.obs, dict) else [batch.obs]
         if all(bool(torch.isfinite(x[t, i]).all()) for x in seen):  # else the environment is to blame, below
             raise NonFiniteError(
-                f"the action chosen for environment {i} at step {t} of this rollout is not finite: training diverged. Lower "
-                "learning_rate, or set normalize_obs=True and normalize_reward=True; earlier checkpoints are kept"
+                f"the action chosen for environment {i} at step {t} of this rollout is not finite: training diverged. "
+                f"{remedy}; earlier checkpoints are kept"
             )
     for name in ("reward", "obs", "next_obs"):
         leaves = batch[name].items() if isinstance(batch[name], dict) else [("", batch[name])]

@@ -35,7 +35,7 @@ import torch
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 
 from . import segments
-from .agent import Agent, _encode_kwargs
+from .agent import Agent, _decode_kwargs, _encode_kwargs
 from .dataset import Dataset
 from .errors import NonFiniteError
 from .evaluate import checkpoints
@@ -63,7 +63,7 @@ class Run:
     model: Agent
     folder: Path
     finished: bool
-    """Whether all steps were run; false after a signal."""
+    """Whether all steps were run; false after a signal, or where a callback stopped it."""
     signal: int | None = None
     """The signal that stopped it."""
 
@@ -122,6 +122,8 @@ def new_run(
         raise RunError(f"{folder} already holds a run: go on with it (--resume {folder}), or choose another directory")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: choose another directory")
+    if folder.is_dir() and (others := sorted(p.name for p in folder.iterdir())):
+        raise RunError(f"{folder} holds other files ({', '.join(others[:3])}): choose a new directory, or an empty one")
     if not isinstance(env, str):
         raise TypeError(f"env={env!r} must be an environment id: a run is made again from its directory")
     if isinstance(total_timesteps, bool) or not isinstance(total_timesteps, int) or total_timesteps < 1:
@@ -133,6 +135,8 @@ def new_run(
     for name, value in model.config.to_json().items():
         if isinstance(value, dict) and "callable" in value:
             raise ValueError(f"{name} is a function, which config.json cannot hold: give a number or 'lin_NUMBER'")
+    for kwargs_ in (model.policy_kwargs, model.env_kwargs):  # what could not be read back is refused now
+        _decode_kwargs(_encode_kwargs(kwargs_), None, folder)
     config = {
         "algorithm": type(model).__name__,
         "env": env,
@@ -223,6 +227,7 @@ class Session:
         model, folder, log, stop = self.model, self.folder, self.log, _Stop()
         if log is None:
             return Run(model, folder, finished=True)
+        (folder / "model.zip").unlink(missing_ok=True)  # of a training that a callback had stopped: it goes on now
         _note_start(folder, model)
         model.set_logger(log.logger)
 
@@ -251,7 +256,7 @@ class Session:
         finally:
             model._commit = None
             log.close()
-        return Run(model, folder, finished=stop.signal is None, signal=stop.signal)
+        return Run(model, folder, finished=self.finished, signal=stop.signal)
 
 
 def _load_dataset(model: Agent, source: str | os.PathLike[str]) -> Dataset:
@@ -304,8 +309,8 @@ def _write_checkpoint(folder: Path, model: Agent, log: _Log) -> Path:
         for p in part.params:
             if not bool(torch.isfinite(p).all()):
                 raise NonFiniteError(
-                    f"a parameter is not finite at step {model.num_timesteps}: training diverged. Lower learning_rate, "
-                    "or set normalize_obs=True and normalize_reward=True; earlier checkpoints are kept"
+                    f"a parameter is not finite at step {model.num_timesteps}: training diverged. {model.remedy}; earlier "
+                    "checkpoints are kept"
                 )
     state = model.model_state() | {"training": model.training_state(), "log": log.position()}
     path = folder / "checkpoints" / f"step_{model.num_timesteps:08d}.zip"

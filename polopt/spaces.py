@@ -10,18 +10,15 @@ import torch
 from gymnasium import Space, spaces
 from torch.nn.functional import one_hot
 
-__all__ = ["check_action_space", "check_observation_space", "encode", "encoded_size", "from_json", "same", "to_json"]
+__all__ = [
+    "check_action_space", "check_observation_space", "encode", "encoded_size", "from_json", "is_image", "same", "to_json",
+]  # fmt: skip
 
 SIMPLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def check_observation_space(space: Space) -> None:
-    """Raise where the networks cannot read the space.
-
-    Raises:
-        NotImplementedError: images (a ``Box`` uint8 of three axes).
-        ValueError: any other space.
-    """
+    """Raise ValueError where the networks cannot read the space."""
     leaves = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)]
     for name, leaf in leaves:
         where = f"observation space {space}" + (f", entry {name!r}" if name else "")
@@ -31,8 +28,21 @@ def check_observation_space(space: Space) -> None:
             )
         if isinstance(leaf, spaces.Discrete) and leaf.start != 0:
             raise ValueError(f"{where}: Discrete(start={leaf.start}) is not supported; let it start at 0")
-        if isinstance(leaf, spaces.MultiDiscrete) and leaf.nvec.ndim != 1:
-            raise ValueError(f"{where}: MultiDiscrete of {leaf.nvec.ndim} axes is not supported; flatten it")
+        _check_multi_discrete(where, leaf)
+
+
+def is_image(space: Space) -> bool:
+    """Whether it is a picture as Gymnasium has them: a ``Box`` uint8 of three axes."""
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+
+
+def _check_multi_discrete(where: str, space: Space) -> None:
+    if not isinstance(space, spaces.MultiDiscrete):
+        return
+    if space.nvec.ndim != 1:
+        raise ValueError(f"{where}: MultiDiscrete of {space.nvec.ndim} axes is not supported; flatten it")
+    if np.any(space.start):
+        raise ValueError(f"{where}: MultiDiscrete(start={space.start.tolist()}) is not supported; let it start at 0")
 
 
 def check_action_space(space: Space, allowed: tuple[type, ...], who: str) -> None:
@@ -46,6 +56,7 @@ def check_action_space(space: Space, allowed: tuple[type, ...], who: str) -> Non
         )
     if isinstance(space, spaces.Discrete) and space.start != 0:
         raise ValueError(f"{who}: Discrete(start={space.start}) is not supported; let it start at 0")
+    _check_multi_discrete(who, space)
 
 
 def encoded_size(space: Space) -> int:

@@ -32,13 +32,14 @@ class DDPG(OffPolicy):
     """Deep Deterministic Policy Gradient."""
 
     default_arch = (400, 300)
-    more_policy_kwargs = frozenset()
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OffPolicyConfig):
         learning_rate: Schedule = hyper(1e-3, "[0, inf)", "learning rate of Adam; the paper: 1e-4 actor, 1e-3 critic")
 
     def make_nets(self, net_arch: dict[str, list[int]], activation_fn: type[nn.Module], **optimizer: Any) -> None:
+        if (members := self.policy_options.get("n_critics", 1)) != 1:
+            raise ValueError(f"n_critics={members}: DDPG has one critic; TD3 has several")
         actor = Deterministic(encoded_size(self.action_space))
         self.policy = self.make_actor(actor, net_arch["pi"], activation_fn)
         self.nets["target_policy"] = frozen(self.policy)

@@ -18,6 +18,7 @@ having neither pretraining nor pessimism.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from dataclasses import dataclass
 from typing import Any, Self
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from polopt.batch import Batch
 from polopt.config import hyper
 from polopt.critics import QEnsemble
+from polopt.dataset import Dataset
 from polopt.distributions import SquashedGaussian
 from polopt.memory import Mix, Replay
 from polopt.off_policy import OffPolicy, OffPolicyConfig, Row
@@ -58,6 +60,7 @@ class RLPD(OffPolicy):
 
     needs_noise = ("noise", "next_noise")
     more_policy_kwargs = frozenset()
+    fixed = frozenset({"n_critics", "layer_norm", "ent_coef", "target_entropy", "prior_share"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OffPolicyConfig):
@@ -137,20 +140,31 @@ class RLPD(OffPolicy):
 
     # -- prior data ------------------------------------------------------------------------------------------------
 
-    def add_prior(self, data: Batch | Replay) -> Self:
+    def add_prior(self, data: Dataset | str | os.PathLike[str] | Batch | Replay) -> Self:
         """Learn from these transitions too, ``prior_share`` of every batch.
 
         Args:
-            data: a replay of these spaces, discount and number of steps (another model's ``memory``); or rows ``[B]`` with
-                ``obs, action, reward, next_obs, terminated``, and ``truncated`` where known, in the environment's own
-                units; in their order of time where ``n_steps`` is more than 1.
+            data: a :class:`polopt.dataset.Dataset`, or what :meth:`learn_offline` takes for one; or a replay of these spaces,
+                discount and number of steps (another model's ``memory``); or rows ``[B]`` with ``obs, action, reward,
+                next_obs, terminated``, and ``truncated`` where known, in the environment's own units; in their order of time
+                where ``n_steps`` is more than 1.
 
         Raises:
+            FileNotFoundError, DatasetError: as :meth:`learn_offline`.
             ValueError: a field is missing, not finite, or of another space; there is nothing in it; it is the second.
         """
+        from polopt.dataset_files import load_dataset
+
         if isinstance(self.memory, Mix):
             raise ValueError("this model has its prior data; give all of it at once")
-        prior = self._checked(data) if isinstance(data, Replay) else self._as_replay(data)
+        if isinstance(data, Replay):
+            prior = self._checked(data)
+        elif isinstance(data, Batch):
+            prior = self._as_replay(data)
+        else:
+            data = load_dataset(data)
+            data.check(self.observation_space, self.action_space)
+            prior = self.as_replay(data)
         self.memory = Mix(self.memory, prior, self.config.prior_share)
         return self
 
@@ -158,7 +172,7 @@ class RLPD(OffPolicy):
         mine = self.memory
         if not len(prior):
             raise ValueError("the prior data is empty")
-        for name in ("widths", "gamma", "n_steps"):
+        for name in ("widths", "gamma", "n_steps", "reward"):
             if getattr(prior, name) != getattr(mine, name):
                 raise ValueError(
                     f"prior data of {name} {getattr(prior, name)} does not fit this model's {getattr(mine, name)}"
@@ -192,7 +206,14 @@ class RLPD(OffPolicy):
         )
         prior = self.make_memory(n)
         prior.add(rows.map(lambda x: x.unsqueeze(1).to(self.device)))
+        prior.flush()
         return prior
+
+    def _take_dataset(self, dataset: Dataset) -> None:
+        prior = self.memory.second if isinstance(self.memory, Mix) else None
+        super()._take_dataset(dataset)
+        if prior is not None:
+            self.memory = Mix(self.memory, prior, self.config.prior_share)
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         if self.config.prior_share and not isinstance(self.memory, Mix):

@@ -67,6 +67,7 @@ class SAC(OffPolicy):
 
     critic_scale = 0.5
     needs_noise = ("noise", "next_noise")
+    fixed = frozenset({"ent_coef", "target_entropy"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OffPolicyConfig):

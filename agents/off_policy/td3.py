@@ -37,4 +37,4 @@ class TD3(TwinDelayed):
         learning_rate: Schedule = hyper(1e-3, "[0, inf)", "learning rate of Adam; the official code: 3e-4")
 
     def policy_loss(self, b: Batch) -> Tensor:
-        return -self.nets["critic"](b.obs, self.action(b.obs))[0].mean()
+        return -self.first_value(b.obs, self.action(b.obs)).mean()

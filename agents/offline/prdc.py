@@ -74,7 +74,7 @@ class PRDC(TwinDelayed):
 
     def policy_loss(self, b: Batch) -> Tensor:
         u = self.action(b.obs)
-        return leashed(self.nets["critic"](b.obs, u)[0], self.c.alpha, (u - b.nearest).square())
+        return leashed(self.first_value(b.obs, u), self.c.alpha, (u - b.nearest).square())
 
     def actor_loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
         log["certified"] = b.certified

@@ -54,4 +54,4 @@ class TD3BC(TwinDelayed):
 
     def policy_loss(self, b: Batch) -> Tensor:
         u = self.action(b.obs)
-        return leashed(self.nets["critic"](b.obs, u)[0], self.c.alpha, (u - b.action).square())
+        return leashed(self.first_value(b.obs, u), self.c.alpha, (u - b.action).square())

@@ -40,6 +40,8 @@ class FixPO(OnPolicy):
     needs_kl = True
     needs_disjoint = True
 
+    fixed = frozenset({"beta_lr"})
+
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
         max_kl: float = hyper(0.5, "(0, inf)", "ε_KL [nat], bound on the KL at every state; HalfCheetah: 0.5, else 0.2")

@@ -41,6 +41,8 @@ class R2VPO(OnPolicy):
 
     log_ratio_bound = 5.0
 
+    fixed = frozenset({"multiplier_lr"})
+
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
         delta: float = hyper(0.03, "(0, inf)", "δ, bound of E[(ρ - 1)²]; about twice a target KL")

@@ -15,6 +15,7 @@ off have no return, and are not learned from.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,8 +68,24 @@ class REINFORCE(OnPolicy):
         baseline = {"none": lambda: zero, "mean": lambda: returns[kept].mean(), "value": lambda: b.value}[
             self.c.baseline
         ]()
-        weight = self.c.gamma ** elapsed(done) if self.c.discount_states else 1.0
+        weight = 1.0
+        if self.c.discount_states:
+            *age, self.age = elapsed(done, valid, self.age)
+            weight = self.c.gamma ** torch.stack(age)
         return b.plus(advantage=weight * (returns - baseline), returns=returns, valid=kept)
+
+    age: Tensor | None = None
+    """Steps of the episodes under way, ``[N]``, where ``discount_states`` counts them."""
+
+    def worlds_reset(self) -> None:
+        self.age = None
+
+    def training_state(self) -> dict[str, Any]:
+        return super().training_state() | {"age": self.age}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        super().load_training_state(state)
+        self.age = None if state.get("age") is None else state["age"].to(self.device)
 
     def rows(self, b: Batch) -> Batch:
         b = super().rows(b)

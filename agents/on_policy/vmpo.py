@@ -54,6 +54,8 @@ class VMPO(OnPolicy):
 
     needs_kl = needs_disjoint = True
 
+    fixed = frozenset({"dual_learning_rate"})
+
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
         batch_size: int | None = hyper(256, "[1, inf)", "rows of a minibatch, of which the better half is imitated")
@@ -71,6 +73,9 @@ class VMPO(OnPolicy):
         self.make_split_parts(**optimizer)
         alphas = dict.fromkeys(self.bounds(), self.config.alpha_init)
         self.nets["dual"] = self.dual = Multipliers(eta=self.config.eta_init, **alphas).to(self.device)
+        self.dual.register_buffer(
+            "age", torch.zeros((), dtype=torch.int64)
+        )  # rollouts learned from, over all of learning
         self.nets["old"] = copy.deepcopy(self.policy).requires_grad_(False)
         self.parts["dual"] = DualPart(self.dual, lr=self.config.dual_learning_rate)
 
@@ -104,6 +109,7 @@ class VMPO(OnPolicy):
         return [*super().table(), ("dual", self.dual_loss)]
 
     def finish(self, b: Batch) -> dict[str, Tensor]:
-        if (self._iterations + 1) % self.c.target_interval == 0:
+        self.dual.age += 1
+        if self.dual.age % self.c.target_interval == 0:
             self.behaviour.load_state_dict(self.policy.state_dict())
         return {}

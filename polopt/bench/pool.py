@@ -146,7 +146,7 @@ def _work(cell: Cell, records: Path, scratch: Path) -> None:
     claim = scratch / f"{cell.stem}.claim"
     claim.write_text(json.dumps(_owner()))
     threading.Thread(target=_beat, args=(claim,), daemon=True).start()
-    log = (scratch / f"{cell.stem}.log").open("w", buffering=1)
+    log = (scratch / f"{cell.stem}.log").open("a", buffering=1, encoding="utf-8")
     for descriptor in (1, 2):  # of the process, not only of Python: MuJoCo writes there too
         os.dup2(log.fileno(), descriptor)
     try:

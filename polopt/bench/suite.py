@@ -115,7 +115,7 @@ def load_suite(path: str | Path) -> Suite:
     """
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
     _only_keys(str(path), table, {"title", "steps", "seeds", "envs", "evaluation", "reference", "base", "run"})

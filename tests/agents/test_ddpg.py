@@ -49,7 +49,8 @@ def test_losses_by_definition():
 
 def test_one_critic_only():
     assert make().nets["critic"].members == 1
-    with pytest.raises(TypeError, match="n_critics"):
+    assert make(policy_kwargs=dict(n_critics=1)).nets["critic"].members == 1  # as stable-baselines3's DDPG sets it
+    with pytest.raises(ValueError, match="n_critics=2"):
         make(policy_kwargs=dict(n_critics=2))
 
 

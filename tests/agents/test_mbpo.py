@@ -49,6 +49,14 @@ def test_short_branches_are_best_where_the_model_is_good():
     assert branch_error(0, 0.5, 0.3, 0.1) == pytest.approx(2 * (0.5 / 0.25 + 1 / 0.5) * 0.1)
 
 
+def test_imagined_rewards_are_on_the_scale_of_real_ones():
+    """The model learns of rows that hold scaled rewards: what it imagines is not scaled again."""
+    model = make(reward_scale=10.0).learn(40)
+    imagined = model.imagined.rows().reward
+    starts = model.start_states(100)
+    torch.testing.assert_close(imagined.abs().mean(), model.imagine(starts, 1).reward.abs().mean(), rtol=0.5, atol=0)
+
+
 # -- the spec's exact checks -------------------------------------------------------------------------------------------
 
 

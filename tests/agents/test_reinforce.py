@@ -34,7 +34,10 @@ def column(*x):
 def test_which_steps_have_a_return_and_how_old_they_are():
     done = column(False, True, False, False, True, False)
     assert finished(done).flatten().tolist() == [True] * 5 + [False]
-    assert elapsed(done).flatten().tolist() == [0, 1, 0, 1, 2, 0]
+    assert elapsed(done).flatten().tolist() == [0, 1, 0, 1, 2, 0, 1]
+    assert elapsed(done, start=torch.tensor([5])).flatten().tolist() == [5, 6, 0, 1, 2, 0, 1]
+    fake = column(True, True, False, True, True, True)  # the row after an end that Gymnasium's NEXT_STEP mode fills in
+    assert elapsed(done, fake).flatten().tolist() == [0, 1, 0, 0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(

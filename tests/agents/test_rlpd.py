@@ -55,7 +55,7 @@ def prior(n=50, value=7.0):
 
 def filled(obs, **kwargs):
     memory = Replay(5, spaces.Box(-1, 1, (obs,)), spaces.Box(-1, 1, (1,)), **kwargs)
-    memory.size = 5
+    memory.count = 5
     return memory
 
 

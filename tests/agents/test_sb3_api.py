@@ -208,7 +208,7 @@ def test_set_env_checks_spaces_and_count():
 
 def test_load_without_env_then_set_env(tmp_path):
     make().learn(64).save(tmp_path / "m")
-    model = polopt.PPO.load(tmp_path / "m", device="cpu", buffer_size=1, custom_objects=dict(lr_schedule=0.0))
+    model = polopt.PPO.load(tmp_path / "m", device="cpu", custom_objects=dict(lr_schedule=0.0, buffer_size=1))
     assert model.get_env() is None
     with pytest.raises(ValueError, match="no environment"):
         model.learn(10)

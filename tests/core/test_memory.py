@@ -236,3 +236,33 @@ def test_a_containers_limit_counts(tmp_path):
     (old / "memory.usage_in_bytes").write_text("600\n")
     (old / "memory.stat").write_text("total_inactive_file 0\n")
     assert _container_bytes(tmp_path / "one") == 0
+
+
+def line(*rewards):
+    """A trajectory of one world, without an end."""
+    n = len(rewards)
+    no, obs = torch.zeros(n, 1, dtype=torch.bool), torch.zeros(n, 1, 2)
+    reward = torch.tensor(rewards).unsqueeze(1)
+    return Batch(obs=obs, action=torch.zeros(n, 1, 1), reward=reward, next_obs=obs, terminated=no, truncated=no)
+
+
+def test_flush_enters_what_waits_for_steps_that_will_not_come():
+    """With three steps, the last two of a trajectory wait; cut short, they enter with the rewards there are."""
+    replay = Replay(10, OBS, ACT, gamma=0.5, n_steps=3)
+    replay.add(line(1.0, 2.0, 4.0, 8.0))
+    assert len(replay) == 2
+    replay.flush()
+    assert rows(replay).reward.tolist() == [1 + 1 + 1, 2 + 2 + 2, 4 + 4, 8]
+    assert rows(replay).discount.tolist() == [0.125, 0.125, 0.25, 0.5]
+    replay.add(line(16.0, 16.0, 16.0))
+    assert rows(replay).reward.tolist()[4:] == [16 + 8 + 4]  # nothing of the trajectory before
+
+
+def test_it_answers_stable_baselines3s_questions():
+    replay = Replay(4, OBS, ACT)
+    replay.add(line(1.0, 2.0, 4.0))
+    assert (replay.size(), replay.pos, replay.full, replay.buffer_size) == (3, 3, False, 4)
+    replay.add(line(8.0, 16.0))
+    assert (replay.size(), replay.pos, replay.full) == (4, 1, True)
+    replay.reset()
+    assert replay.size() == len(replay) == 0

@@ -112,3 +112,17 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     Neighbours.cached(s, 8, 0.6)
     Neighbours.cached(s + 1, 8, 0.5)
     assert len(list((tmp_path / "neighbours").iterdir())) == 3 and file.is_file()
+
+
+def test_a_cache_that_is_damaged_or_cannot_be_written_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("POLOPT_CACHE", str(tmp_path))
+    s, _ = cloud(300, 3, 1, seed=5)
+    built = Neighbours.cached(s, 8, 0.5)
+    [file] = (tmp_path / "neighbours").iterdir()
+    file.write_bytes(b"no lists")
+    with pytest.warns(UserWarning, match=f"{file.name} is damaged"):
+        assert np.array_equal(Neighbours.cached(s, 8, 0.5).rows, built.rows)
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("POLOPT_CACHE", str(tmp_path / "a file" / "below"))
+    with pytest.warns(UserWarning, match="POLOPT_CACHE"):
+        assert np.array_equal(Neighbours.cached(s, 8, 0.5).rows, built.rows)

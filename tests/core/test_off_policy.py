@@ -265,12 +265,6 @@ def test_saved_in_full_and_resumed_is_the_uninterrupted_run_memory_included(name
     assert whole.memory.position == resumed.memory.position and whole._n_updates == resumed._n_updates > 0
 
 
-def test_a_function_cannot_be_stored_and_is_asked_for(tmp_path):
-    make("TD3", action_noise=NormalActionNoise(np.zeros(1), np.ones(1))).save(tmp_path / "m")
-    with pytest.raises(ValueError, match="pass action_noise="):
-        polopt.TD3.load(tmp_path / "m")
-
-
 def test_the_replay_buffer_has_a_file_of_its_own(tmp_path):
     model, other = make(n_steps=3).learn(30), make(n_steps=3)
     model.save_replay_buffer(tmp_path / "buffer.pkl")
@@ -278,7 +272,7 @@ def test_the_replay_buffer_has_a_file_of_its_own(tmp_path):
     assert torch.equal(other.memory.table[:28], model.memory.table[:28]) and len(other.replay_buffer) == 28
     assert len(model.memory._pending) == 2 and not other.memory._pending
     with pytest.raises(ValueError, match="does not fit"):
-        make(env="MountainCarContinuous-v0").load_replay_buffer(tmp_path / "buffer.pkl")
+        make(env="MountainCarContinuous-v0", n_steps=3).load_replay_buffer(tmp_path / "buffer.pkl")
     with pytest.raises(polopt.files.FileError):
         model.save(tmp_path / "model.zip")
         other.load_replay_buffer(tmp_path / "model.zip")

@@ -161,3 +161,29 @@ def test_a_run_holds_the_hash_and_not_the_rows(tmp_path: Path):
     with pytest.raises(DatasetError, match="do not fit"):
         new_run("TD3BC", "Hopper-v5", 40, tmp_path / "other", dataset=path)
     assert not (tmp_path / "other").exists()
+
+
+def test_rlpd_takes_a_dataset_as_prior_data_and_as_its_own(tmp_path: Path):
+    """Prior data stays beside a memory that is filled from a dataset and goes on online."""
+    prior, own = recorded(60, 1), recorded(40, 2)
+    model = make("RLPD", learning_starts=0, n_critics=2, gradient_steps=1).add_prior(prior)
+    assert len(model.memory.second) == 60
+    model.learn_offline(own, 2)
+    assert len(model.memory) == 40 and len(model.memory.second) == 60
+    model.learn(5)
+    assert len(model.memory) == 45 and len(model.memory.second) == 60
+    torch.testing.assert_close(model.as_replay(prior).table, model.memory.second.table)
+
+
+def test_no_row_of_a_trajectory_is_lost_to_several_steps():
+    data = recorded(60, 1)
+    model = make("SAC", n_steps=3, learning_starts=0, num_envs=2)
+    model.learn_offline(data, 1)
+    assert len(model.memory) == len(data.transitions())
+    model.learn(6)  # two worlds after the dataset's one
+
+
+def test_rows_that_give_way_to_a_dataset_are_counted():
+    model = make("SAC", learning_starts=0).learn(7)
+    with pytest.warns(UserWarning, match="7 transitions"):
+        model.learn_offline(recorded(60, 1), 1)

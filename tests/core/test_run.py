@@ -109,7 +109,7 @@ def test_a_finished_run_is_returned_as_it_is(tmp_path: Path):
     folder = tiny(tmp_path / "run").folder
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
     again = resume(folder)
-    assert again.finished and again.model.num_timesteps == 96
+    assert again.finished and again.model.num_timesteps >= 96
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 
@@ -117,6 +117,22 @@ def test_a_directory_that_holds_a_run_is_refused(tmp_path: Path):
     folder = tiny(tmp_path / "run").folder
     with pytest.raises(RunError, match=r"already holds a run.*--resume"):
         tiny(folder)
+
+
+def test_a_directory_that_holds_other_files_is_refused(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"notes\.txt"):
+        tiny(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_a_callback_stopped_is_not_finished_and_goes_on(tmp_path: Path):
+    session = new_run("PPO", "Pendulum-v1", 96, tmp_path / "run", **TINY)
+    run = session.train(callback=lambda scope, _: scope["self"].num_timesteps < 40)
+    assert not run.finished and run.signal is None and run.model.num_timesteps < 96
+    assert (tmp_path / "run" / "model.zip").exists()  # what there is can be used
+    again = resume(tmp_path / "run")
+    assert again.finished and again.model.num_timesteps >= 96
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

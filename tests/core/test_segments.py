@@ -42,7 +42,7 @@ def test_every_checkpoint_kept_gives_its_memory_back(tmp_path_factory, capacity,
         if n:
             memory.add(experience(n, added))
         added += n
-        kept.append((checkpoint(folder, f"{i}.zip", memory), memory.table[: memory.size].clone(), memory.position))
+        kept.append((checkpoint(folder, f"{i}.zip", memory), memory.table[: len(memory)].clone(), memory.position))
         for path, *_ in kept[:-2]:
             path.unlink(missing_ok=True)
         kept = kept[-2:]
@@ -50,7 +50,7 @@ def test_every_checkpoint_kept_gives_its_memory_back(tmp_path_factory, capacity,
         for path, table, position in kept:
             other = Replay(capacity, OBS, ACT)
             other.load_state_dict(load_state(path, "test", segments.beside(path))["memory"])
-            assert torch.equal(other.table[: other.size], table) and other.position == position
+            assert torch.equal(other.table[: len(other)], table) and other.position == position
         stored = sum(p.stat().st_size > 0 for p in (folder / "rows").glob("*/*")) if (folder / "rows").exists() else 0
         assert stored <= 2 + 2 * capacity  # two checkpoints need no more, however long the run
 

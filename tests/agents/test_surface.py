@@ -1,0 +1,304 @@
+"""What a user's script may do between, around and after calls of learn, and what must come of it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from polopt.envs import as_env
+from stable_baselines3.common import callbacks as cb
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import polopt
+from polopt.agent import _encode_kwargs
+from polopt.rollout import _through_torch
+from polopt.spaces import check_action_space
+
+TINY = dict(learning_starts=8, batch_size=8, buffer_size=500, policy_kwargs=dict(net_arch=[8]))
+
+
+def ppo(env="CartPole-v1", **kwargs):
+    return polopt.PPO("MlpPolicy", env, **{"n_steps": 32, "batch_size": 32, "n_epochs": 1, "seed": 0, **kwargs})
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_file_cannot_name_a_function_to_be_run(tmp_path):
+    """Names that begin as torch's do may lead anywhere: only modules and optimizers of torch's and SB3's are taken."""
+    model, path, victim = ppo(), tmp_path / "m.zip", tmp_path / "ran"
+    model.save(path)
+    with zipfile.ZipFile(path) as z:
+        payload, arrays = json.loads(z.read("state.json")), z.read("arrays.safetensors")
+    tree = payload["tree"]
+    tree["policy_kwargs"] = {
+        "features_extractor_class": {"class": "torch.nn.functional:torch.ctypes.util.subprocess.run"}
+    }
+    box = {"type": "Box", "low": ["-1.0"], "high": ["1.0"], "shape": [1], "dtype": "float32"}
+    tree["observation_space"] = {"type": "Dict", "spaces": {"touch": box, str(victim): box}}
+    with zipfile.ZipFile(path, "w") as z:
+        z.writestr("state.json", json.dumps(payload))
+        z.writestr("arrays.safetensors", arrays)
+    with pytest.raises(ValueError, match="no module or optimizer"):
+        polopt.load(path)
+    assert not victim.exists()
+
+
+def test_what_a_file_could_not_give_back_is_refused_when_it_is_written():
+    assert _encode_kwargs({"lookat": np.zeros(2)}) == {"lookat": [0.0, 0.0]}
+    with pytest.raises(TypeError, match="cannot be kept in a file"):
+        _encode_kwargs({"lookat": object()})
+
+
+def test_load_takes_what_the_constructor_takes(tmp_path):
+    path = tmp_path / "m.zip"
+    ppo("Pendulum-v1", normalize_obs=True).save(path)
+    assert polopt.PPO.load(path, env="Pendulum-v1", num_envs=3).n_envs == 3
+    assert polopt.PPO.load(path, env="Pendulum-v1", n_envs=3).n_envs == 3
+    assert polopt.PPO.load(path, env="Pendulum-v1", env_kwargs={"g": 1.0}).env_kwargs == {"g": 1.0}
+    assert polopt.load(path, custom_objects={"learning_rate": 1e-5}).config.learning_rate == 1e-5
+    with pytest.warns(UserWarning, match="rewards: they begin anew"):
+        polopt.PPO.load(path, env="Pendulum-v1", normalize_reward=True)
+    with pytest.raises(TypeError, match="gama"):
+        polopt.load(path, gama=0.9)
+
+
+def test_a_rate_that_load_is_asked_for_stands_over_the_files(tmp_path):
+    path = tmp_path / "m.zip"
+    polopt.FixPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, seed=0).save(path)
+    assert polopt.FixPO.load(path, beta_lr=0.5).parts["dual"].lr.item() == 0.5
+
+
+@pytest.mark.parametrize("noise", [
+    NormalActionNoise(np.zeros(1), 0.1 * np.ones(1)),
+    OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.3 * np.ones(1), theta=0.2, dt=0.05),
+])  # fmt: skip
+def test_action_noise_is_kept_in_the_file(tmp_path, noise):
+    model = polopt.TD3("MlpPolicy", "Pendulum-v1", action_noise=noise, seed=0, **TINY)
+    model.save(tmp_path / "m")
+    loaded = polopt.TD3.load(tmp_path / "m", env="Pendulum-v1").learn(20)
+    assert repr(loaded.config.action_noise) == repr(noise) and type(loaded.config.action_noise) is type(noise)
+
+
+def test_a_noise_that_no_file_can_hold_does_not_keep_a_model_from_predicting(tmp_path):
+    class Own(NormalActionNoise):
+        pass
+
+    model = polopt.TD3("MlpPolicy", "Pendulum-v1", action_noise=Own(np.zeros(1), np.ones(1)), seed=0, **TINY)
+    model.save(tmp_path / "m")
+    with pytest.warns(UserWarning, match="explores without"):
+        loaded = polopt.TD3.load(tmp_path / "m")
+    obs = np.zeros(3, np.float32)
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+
+
+def test_rows_of_another_discount_are_not_read(tmp_path):
+    model = polopt.SAC("MlpPolicy", "Pendulum-v1", seed=0, **TINY).learn(20)
+    model.save_replay_buffer(tmp_path / "rows")
+    other = polopt.SAC("MlpPolicy", "Pendulum-v1", seed=0, gamma=0.5, **TINY)
+    with pytest.raises(ValueError, match=r"gamma=0.99.*gamma=0.5"):
+        other.load_replay_buffer(tmp_path / "rows")
+
+
+def test_a_whole_file_gives_its_memory_back_when_the_environment_comes_later(tmp_path):
+    model = polopt.SAC("MlpPolicy", "Pendulum-v1", seed=0, **TINY).learn(20)
+    model.save(tmp_path / "m", full=True)
+    loaded = polopt.SAC.load(tmp_path / "m")
+    loaded.set_env("Pendulum-v1")
+    assert len(loaded.memory) == 20
+    torch.testing.assert_close(loaded.memory.table[:20], model.memory.table[:20])
+
+
+# -- environments ----------------------------------------------------------------------------------------------------
+
+
+def test_set_env_keeps_the_running_moments():
+    model = ppo("Pendulum-v1", normalize_obs=True).learn(64)
+    before, count = model.predict(np.ones(3, np.float32), deterministic=True)[0], model.normalizer.obs_moments[""].count
+    model.set_env("Pendulum-v1")
+    assert model.normalizer.obs_moments[""].count == count
+    np.testing.assert_array_equal(model.predict(np.ones(3, np.float32), deterministic=True)[0], before)
+
+
+def test_learning_after_an_evaluation_in_the_training_environment_begins_with_a_reset():
+    """Between two calls of learn the worlds have moved on: the observation that was acted on last is no longer theirs."""
+    seen = []
+
+    class Watch(cb.BaseCallback):
+        def _on_step(self):
+            seen.append(
+                (self.locals["obs_tensor"].copy(), self.locals["new_obs"].copy(), bool(self.locals["dones"][0]))
+            )
+            return True
+
+    model = ppo(gymnasium.make("CartPole-v1")).learn(32)
+    evaluate_policy(model, model.get_env(), n_eval_episodes=1, warn=False)
+    model.learn(32, callback=Watch())
+    steps = [np.abs(new - obs).max() for obs, new, done in seen if not done]
+    assert steps[0] <= max(steps[1:]) and np.abs(seen[0][0]).max() <= 0.05
+
+
+def test_a_rollout_that_breaks_off_leaves_no_stale_observation():
+    class Stop(cb.BaseCallback):
+        def _on_step(self):
+            if self.n_calls == 20:
+                raise KeyboardInterrupt
+            return True
+
+    model = ppo()
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(64, callback=Stop())
+    assert model._last_obs is None
+    model.learn(32, reset_num_timesteps=False)
+
+
+def test_physics_stays_on_the_cpu_wherever_the_networks_are():
+    assert as_env("Hopper-v5", device="meta").device.type == "cpu"
+    assert as_env("polopt/FourPeaks-v0", device="cpu").device.type == "cpu"
+    far = lambda x: SimpleNamespace(cpu=lambda: SimpleNamespace(numpy=lambda: x))  # a tensor that is not on the host
+    action, extras = _through_torch(lambda obs, noise: (far(np.ones(2)), {"p": far(np.zeros(2))}))(np.zeros(2), None)
+    assert action.tolist() == [1, 1] and extras["p"].tolist() == [0, 0]
+
+
+def test_the_environments_own_words_reach_callbacks():
+    class Tells(gymnasium.Wrapper):
+        def step(self, action):
+            *answer, info = self.env.step(action)
+            return *answer, info | {"metric": 7}
+
+    class Watch(cb.BaseCallback):
+        def _on_step(self):
+            self.told = self.locals["infos"][0]
+            return True
+
+    for env in (Tells(gymnasium.make("CartPole-v1")), DummyVecEnv([lambda: Tells(gymnasium.make("CartPole-v1"))])):
+        watch = Watch()
+        ppo(env).learn(32, callback=watch)
+        assert watch.told["metric"] == 7
+
+
+# -- callbacks and the log -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC"])
+def test_the_log_can_be_written_every_so_many_steps(algorithm, tmp_path):
+    kwargs = TINY if algorithm == "SAC" else dict(n_steps=32, batch_size=32)
+    model = getattr(polopt, algorithm)("MlpPolicy", "Pendulum-v1", seed=0, **kwargs)
+    from stable_baselines3.common.logger import configure
+
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(96, callback=cb.LogEveryNTimesteps(16), log_interval=None)
+    rows = (tmp_path / "progress.csv").read_text().splitlines()
+    at = rows[0].split(",").index("time/total_timesteps")
+    assert [int(row.split(",")[at]) for row in rows[1:]] == [16, 32, 48, 64, 80, 96]
+
+
+def test_off_policy_callbacks_see_actions_in_the_environments_units():
+    largest = []
+
+    class Watch(cb.BaseCallback):
+        def _on_step(self):
+            largest.append(float(np.abs(self.locals["actions"]).max()))
+            assert np.abs(self.locals["buffer_actions"]).max() <= 1 and self.locals["replay_buffer"].size() <= 60
+            return True
+
+    polopt.SAC("MlpPolicy", "Pendulum-v1", seed=0, **{**TINY, "learning_starts": 60}).learn(60, callback=Watch())
+    assert 1.5 < max(largest) <= 2
+
+
+def test_a_stopped_rollout_is_remembered():
+    stop = lambda locals_, globals_: locals_["self"].num_timesteps < 60
+    model = polopt.SAC("MlpPolicy", "Pendulum-v1", seed=0, train_freq=64, **TINY).learn(500, callback=stop)
+    assert model.num_timesteps == 60 and len(model.memory) == 60
+
+
+# -- hyperparameters and bad input -----------------------------------------------------------------------------------
+
+
+def test_hyperparameters_that_are_built_in_cannot_be_set():
+    model = ppo()
+    model.clip_range = 0.1
+    assert float(model.c.clip_range) == pytest.approx(0.1)
+    for name, value in dict(max_grad_norm=0.1, num_envs=4, normalize_obs=True).items():
+        with pytest.raises(AttributeError, match=rf"{name}={value}.*constructor"):
+            setattr(model, name, value)
+    sac = polopt.SAC("MlpPolicy", "Pendulum-v1", seed=0, **TINY)
+    sac.tau = 0.1
+    for name, value in dict(gamma=0.5, target_entropy=-3.0, buffer_size=10, n_steps=2).items():
+        with pytest.raises(AttributeError, match=f"SAC.{name} is built into the model"):
+            setattr(sac, name, value)
+
+
+def test_an_unseeded_model_leaves_torchs_generator_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    ppo(seed=None)
+    assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda: ppo().learn("100"), TypeError, "total_timesteps='100' must be a whole number"),
+    (lambda: ppo().learn(-1), ValueError, "total_timesteps=-1 must be at least 0"),
+    (lambda: ppo().learn(32, log_interval=0), ValueError, "log_interval=0 must be at least 1"),
+    (lambda: ppo().predict((np.zeros(4), {})), ValueError, "tuple"),
+    (lambda: ppo(policy_kwargs=dict(net_arch=dict(pi=[8], qf=[8]))), ValueError, r"dict\(pi=\[...\], vf=\[...\]\)"),
+    (lambda: ppo(policy_kwargs=dict(net_arch=[dict(pi=[8])])), ValueError, "list of widths"),
+    (lambda: ppo(policy_kwargs=dict(activation_fn="relu")), TypeError, "torch.nn.Tanh"),
+    (lambda: polopt.A2C("MlpPolicy", "CartPole-v1", compile=True), ValueError, "use_rms_prop=False"),
+    (lambda: polopt.SAC("MlpPolicy", "Pendulum-v1", train_freq=(0, "step")), ValueError, "n at least 1"),
+    (lambda: polopt.SAC("MlpPolicy", "Pendulum-v1", train_freq=(True, "step")), ValueError, "n at least 1"),
+    (lambda: polopt.SAC("MlpPolicy", "Pendulum-v1", n_steps=600, buffer_size=500), ValueError, "at most buffer_size=500"),
+    (lambda: polopt.SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=dict(pi=[8], vf=[8]))), ValueError, "qf"),
+    (lambda: polopt.TD3("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(n_critics=0)), ValueError, "n_critics=0"),
+    (lambda: polopt.DDPG("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(n_critics=2)), ValueError, "one critic"),
+    (
+        lambda: polopt.TD3("MlpPolicy", "Pendulum-v1", action_noise=NormalActionNoise(np.zeros(2), np.ones(2))),
+        ValueError, "draws 2 numbers where an action has 1",
+    ),
+])  # fmt: skip
+def test_bad_input_is_named(call, error, words):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(error, match=words):
+            call()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    model = ppo(n_steps=np.int64(32), learning_rate=np.float32(1e-3))
+    model.learn(np.int64(32)).save(tmp_path / "m")
+    assert polopt.load(tmp_path / "m").config.n_steps == 32
+
+
+def test_spaces_that_would_be_misread_are_refused():
+    with pytest.raises(ValueError, match="start"):
+        check_action_space(spaces.MultiDiscrete([2, 2], start=[5, 5]), (spaces.MultiDiscrete,), "PPO")
+
+    class Pictures(gymnasium.Env):
+        observation_space, action_space = spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Discrete(2)
+
+    with pytest.raises(NotImplementedError, match="NatureCNN"):
+        ppo(Pictures())
+
+
+def test_an_agent_without_an_environment_can_be_seeded():
+    model = polopt.PPO("MlpPolicy")
+    model.set_random_seed(3)
+    assert model.seed == 3
+
+
+def test_vmpos_old_policy_follows_over_many_calls_of_learn():
+    model = polopt.VMPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, target_interval=2, seed=0)
+    old = [p.clone() for p in model.behaviour.parameters()]
+    for _ in range(2):
+        model.learn(32)
+    assert not all(torch.equal(a, b) for a, b in zip(old, model.behaviour.parameters(), strict=True))
