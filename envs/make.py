@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from importlib import import_module
+from numbers import Integral
 from typing import Any, Literal
 
 import gymnasium
@@ -54,7 +55,7 @@ def make_env(
         raise TypeError(f"id={id!r} must be a string; as_env takes other kinds of environment")
     if backend not in ("auto", "native", "torch", "gymnasium"):
         raise ValueError(f"backend={backend!r} must be 'auto', 'native', 'torch' or 'gymnasium'")
-    if not isinstance(num_envs, int) or num_envs < 1:
+    if isinstance(num_envs, bool) or not isinstance(num_envs, Integral) or num_envs < 1:
         raise ValueError(f"num_envs={num_envs!r} must be a whole number of at least 1")
     device = _device(device)
     found = find(id)
@@ -116,7 +117,7 @@ def as_env(
         return make_env(env, num_envs, device=_device(device) if movable else "cpu", seed=seed, **env_kwargs)
     if env_kwargs:
         raise TypeError(
-            f"{', '.join(env_kwargs)}: only an id takes arguments of the environment, not {type(env).__name__}"
+            f"env_kwargs {', '.join(env_kwargs)}: only an id takes arguments of the environment, not {type(env).__name__}"
         )
     if isinstance(env, Env):
         return _as_many(env, num_envs)

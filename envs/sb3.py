@@ -256,12 +256,22 @@ class PoloptVecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         for world in self._worlds(indices):
-            if isinstance(world, gymnasium.Env):
-                world.set_wrapper_attr(attr_name, value)
-            else:
-                setattr(world, attr_name, value)
+            if not isinstance(world, gymnasium.Env):
+                raise AttributeError(
+                    f"{attr_name!r} cannot be set: the worlds of {type(world).__name__} are not objects of their own. Make them "
+                    "with backend='gymnasium', pass env_kwargs, or use set_parameter where the worlds have it"
+                )
+            world.set_wrapper_attr(attr_name, value)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        worlds = self._worlds(indices)
+        if not all(isinstance(world, gymnasium.Env) for world in worlds):
+            if len(worlds) < self.num_envs:
+                raise ValueError(
+                    f"indices={indices!r}: the worlds of {type(worlds[0]).__name__} are stepped together and have no methods of "
+                    "their own; make them with backend='gymnasium'"
+                )
+            return [getattr(self.env, method_name)(*method_args, **method_kwargs)] * self.num_envs
         return [method(*method_args, **method_kwargs) for method in self.get_attr(method_name, indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None) -> list[bool]:

@@ -33,6 +33,7 @@ from .graph import compiler_available
 from .networks import count
 from .normalize import Normalize
 from .part import Part
+from .policy import to_tensor
 from .schedule import as_schedule
 from .segments import beside
 from .spaces import check_action_space, check_observation_space, from_json, is_image, same, to_json
@@ -179,10 +180,14 @@ class Agent(ABC):
         from .envs import as_env  # the wing is looked up by name, on use
 
         given, c = env, self.config
-        own = (
-            {"num_envs": c.num_envs, "device": self._device or "cpu", **self.env_kwargs} if isinstance(env, str) else {}
-        )
-        env = as_env(env, seed=self.seed, **own)
+        made_here = isinstance(env, str) or (callable(env) and not isinstance(env, Env))
+        own = {"num_envs": c.num_envs, "device": self._device or "cpu"} if made_here else {}
+        env = as_env(env, seed=self.seed, **own, **self.env_kwargs)
+        if not made_here and c.num_envs not in (1, env.num_envs):
+            raise ValueError(
+                f"num_envs={c.num_envs}, but env has {env.num_envs} world{'s' * (env.num_envs > 1)}: it is made already. Give "
+                "an id or a callable to have several made"
+            )
         if (c.normalize_obs or c.normalize_reward) and not isinstance(env, Normalize):
             env = Normalize(env, obs=c.normalize_obs, reward=c.normalize_reward, gamma=getattr(c, "gamma", 0.99))
         self._adopt(env)
@@ -208,6 +213,7 @@ class Agent(ABC):
         """Build networks, parts and memory for the spaces."""
         self.device = self._device or (self.env.device if self.env is not None else torch.device("cpu"))
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
+        self._dice = torch.Generator(self.device).manual_seed(self.seed)  # what predict draws, apart from training
         # LAPACK's factors, and so orthogonal weights, round by how many threads made them: one, for a seed to mean the same.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -373,9 +379,18 @@ class Agent(ABC):
             raise ValueError(
                 "observation is a tuple: env.reset() of Gymnasium gives (observation, info); pass the observation alone"
             )
+        self._need_networks("predict")
         if self.normalizer is not None:
-            observation = self.normalizer.normalize_obs(_as_arrays(observation))
-        return self.policy.predict(observation, state, episode_start, deterministic)
+            observation = _as_arrays(observation)
+            to_tensor(self.observation_space, observation, "cpu")  # for its complaints
+            observation = self.normalizer.normalize_obs(observation)
+        return self.policy.predict(observation, state, episode_start, deterministic, self._dice)
+
+    def _need_networks(self, what: str) -> None:
+        if not hasattr(self, "nets"):
+            raise RuntimeError(
+                f"{type(self).__name__}.{what}: there are no networks yet; construct with env=..., or set_env"
+            )
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -469,6 +484,7 @@ class Agent(ABC):
         self.seed = self._given_seed = _check_seed(seed)
         if hasattr(self, "generator"):
             self.generator.manual_seed(self.seed)
+            self._dice.manual_seed(self.seed)
         self._last_obs, self._seeded = None, False
 
     # -- logger ----------------------------------------------------------------------------------------------------
@@ -523,6 +539,7 @@ class Agent(ABC):
             exclude, include: accepted for stable-baselines3's sake; the file always holds the same things.
             full: also what training goes on from exactly: environment, memory and random generators.
         """
+        self._need_networks("save")
         state = self.model_state()
         if full:
             state["training"] = self.training_state()

@@ -92,6 +92,7 @@ def train(args: list[str]) -> int:
                 out,
                 seed=parsed.seed,
                 dataset=parsed.dataset,
+                prior=parsed.prior,
                 checkpoint_every=parsed.checkpoint_every,
                 device=parsed.device,
                 verbose=parsed.verbose,
@@ -119,12 +120,11 @@ def _recorded_in(dataset: str) -> str:
 
 def _resume(parsed: Resume) -> int:
     from polopt.dataset import DatasetError
-    from polopt.files import FileError
     from polopt.run import RunError, reopen
 
     try:
-        session = reopen(parsed.resume, verbose=parsed.verbose)
-    except (RunError, FileError, DatasetError, FileNotFoundError) as error:
+        session = reopen(parsed.resume, total_timesteps=parsed.total_timesteps, verbose=parsed.verbose)
+    except (RunError, ValueError, DatasetError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     if session.finished:
         _console().print(
@@ -197,9 +197,10 @@ def record(args: list[str]) -> int:
     parsed = _parse(Record, args, "record")
     with _usage():
         model, env, env_kwargs = _load(parsed.path, parsed.env)
-        from polopt.film import film, save
+        from polopt.film import check_target, film, save
 
         out = parsed.out or (parsed.path if parsed.path.is_dir() else parsed.path.parent) / "video.mp4"
+        check_target(out)
         footage = film(
             model, env, env_kwargs=env_kwargs, seed=parsed.seed, steps=parsed.steps, deterministic=not parsed.stochastic
         )
@@ -246,7 +247,9 @@ def dataset(args: list[str]) -> int:
         known = list_datasets()
         print("\n".join(known) if known else f"there is none in {root()}")
         return 0
-    if action not in ("generate", "-h", "--help"):
+    if action in ("-h", "--help"):
+        print("polopt dataset list: the datasets there are\n")
+    elif action != "generate":
         raise UsageError("polopt dataset generate --env ID --kind KIND, or polopt dataset list")
     parsed = _parse(Generate, args[1:] if action == "generate" else args, "dataset generate")
     if parsed.out is not None and parsed.out.suffix != ".hdf5":
@@ -279,9 +282,11 @@ def theory(args: list[str]) -> int:
         for name in wing.list_experiments():
             print(name)
         return 0
-    if action != "run":
+    if action in ("-h", "--help"):
+        print("polopt theory list: the experiments there are\n")
+    elif action != "run":
         raise UsageError("polopt theory list, or polopt theory run NAME [--out DIR] [--seed N]")
-    parsed = _parse(Theory, args[1:], "theory run")
+    parsed = _parse(Theory, args[1:] if action == "run" else args, "theory run")
     known = wing.list_experiments()
     if parsed.name not in known:
         raise UsageError(f"there is no experiment {parsed.name!r}; {_near(parsed.name, known)}")
@@ -343,6 +348,8 @@ class Train:
 
     env: str | None = None
     """environment id (polopt list envs, or any of Gymnasium's); by default the dataset's"""
+    prior: str | None = None
+    """learn from this dataset beside the environment (RLPD)"""
     dataset: str | None = None
     """learn from this alone: a local Minari id, a Minari folder, or a D4RL file"""
     total_timesteps: Annotated[int, tyro.conf.arg(aliases=["-n", "--n-timesteps"])] = 1_000_000
@@ -375,6 +382,8 @@ class Resume:
 
     resume: Path
     """the run directory"""
+    total_timesteps: int | None = None
+    """run on to so many steps, more than the run was begun for"""
     progress_bar: bool = field(default_factory=sys.stderr.isatty)
     """show rate and time left"""
     verbose: int = 0
@@ -565,12 +574,16 @@ def _parse(cls: Any, args: list[str], command: str) -> Any:
 @contextmanager
 def _usage() -> Iterator[None]:
     """Around what checks what was asked for: its complaints are the user's, not a bug's traceback."""
-    from polopt.files import FileError
-
     try:
         yield
-    except (ValueError, TypeError, NotImplementedError, FileNotFoundError, FileError) as error:
+    except (ValueError, TypeError, NotImplementedError, OSError) as error:
         raise UsageError(str(error)) from error
+    except Exception as error:
+        if type(error).__module__.startswith(
+            "gymnasium.error"
+        ):  # an environment's own package is missing, and the like
+            raise UsageError(str(error)) from error
+        raise
 
 
 def _load(path: Path, env: str | None) -> tuple[Any, str, dict[str, Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def evaluate_policy(
         return_episode_rewards: return lists of returns and lengths [steps].
         warn: warn of an environment without a ``Monitor``.
         num_envs: worlds to make of an id; by default one an episode, at most 16.
-        seed: world ``i`` starts from ``seed + i``.
+        seed: world ``i`` starts from ``seed + i``; sampled actions are drawn from it too.
         env_kwargs: the environment's arguments, of an id.
 
     Raises:
@@ -61,7 +63,7 @@ def evaluate_policy(
     """
     from stable_baselines3.common.evaluation import evaluate_policy as evaluate
 
-    if isinstance(n_eval_episodes, bool) or not isinstance(n_eval_episodes, int) or n_eval_episodes < 1:
+    if isinstance(n_eval_episodes, bool) or not isinstance(n_eval_episodes, Integral) or n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes={n_eval_episodes!r} must be a whole number of at least 1")
     made_here = isinstance(env, str)
     if not made_here and (num_envs is not None or env_kwargs):
@@ -69,6 +71,14 @@ def evaluate_policy(
     face, ours = _face(env, min(n_eval_episodes, _MOST_ENVS) if num_envs is None else num_envs, env_kwargs or {})
     if seed is not None:
         face.seed(seed)
+        if (dice := getattr(model, "_dice", None)) is not None:
+            dice.manual_seed(seed)
+    if ours and getattr(model, "get_vec_normalize_env", lambda: None)() is not None:
+        warnings.warn(
+            "the model was trained under a VecNormalize and is evaluated without it, on observations that it has not learned: "
+            "pass its VecNormalize (training=False, norm_reward=False) as env, or train with normalize_obs=True",
+            stacklevel=2,
+        )
     try:
         return evaluate(
             model, face, n_eval_episodes, deterministic, render, callback, reward_threshold, return_episode_rewards,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,21 @@ def film(
         worlds.close()
 
 
+def check_target(path: str | Path) -> None:
+    """Raise where :func:`save` could not write: before anything is filmed.
+
+    Raises:
+        ValueError: another suffix than it knows.
+        OSError: the folder cannot be made, or written to.
+    """
+    path = Path(path)
+    if path.suffix not in (".mp4", ".gif", ".png", ".jpg"):
+        raise ValueError(f"{path}: the file must end in .mp4, .gif, .png or .jpg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
 def save(footage: Footage, path: str | Path, frames: int = 8) -> None:
     """Write a video (``.mp4``, ``.gif``), or a strip of ``frames`` pictures side by side (``.png``, ``.jpg``).
 
@@ -77,9 +93,7 @@ def save(footage: Footage, path: str | Path, frames: int = 8) -> None:
     import imageio.v3 as iio
 
     path = Path(path)
-    if path.suffix not in (".mp4", ".gif", ".png", ".jpg"):
-        raise ValueError(f"{path}: the file must end in .mp4, .gif, .png or .jpg")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_target(path)
     if path.suffix == ".mp4":
         iio.imwrite(path, footage.pictures, fps=footage.fps, codec="libx264", macro_block_size=2, quality=8)
     elif path.suffix == ".gif":

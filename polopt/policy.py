@@ -276,16 +276,18 @@ class Policy(nn.Module):
         return self.value(obs).unsqueeze(-1)
 
     def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """Actions for NumPy observations, single or batched: ``(action, state)``. Actions lie in the action space."""
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[np.ndarray, Any]:  # fmt: skip
+        """Actions for NumPy observations, single or batched: ``(action, state)``. Actions lie in the action space. They are
+        drawn by ``generator``, torch's own by default."""
         obs, batched = self.obs_to_tensor(observation)
         with torch.no_grad():
             if deterministic:
                 action = self.mode(obs)
             else:
                 rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-                action = self.act(obs, self.noise((rows,), None, self.device))
+                action = self.act(obs, self.noise((rows,), generator, self.device))
         return from_tensor(self.action_space, self.in_space(action), batched), state
 
 

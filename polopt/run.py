@@ -83,10 +83,15 @@ def train_run(
 
 
 def resume(
-    folder: str | os.PathLike[str], *, progress_bar: bool = False, callback: Any = None, verbose: int = 0
+    folder: str | os.PathLike[str],
+    *,
+    total_timesteps: int | None = None,
+    progress_bar: bool = False,
+    callback: Any = None,
+    verbose: int = 0,
 ) -> Run:
     """Go on from a run's last checkpoint as if it had never stopped: :func:`reopen`, and :meth:`Session.train`."""
-    return reopen(folder, verbose=verbose).train(progress_bar, callback)
+    return reopen(folder, total_timesteps=total_timesteps, verbose=verbose).train(progress_bar, callback)
 
 
 def new_run(
@@ -97,6 +102,7 @@ def new_run(
     *,
     seed: int = 0,
     dataset: str | os.PathLike[str] | None = None,
+    prior: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     checkpoint_seconds: float = 30.0,
     **kwargs: Any,
@@ -108,6 +114,7 @@ def new_run(
         out: the directory; new, or empty.
         dataset: learn from this alone: a local Minari id, a Minari folder or a D4RL file. The run keeps its hash, not its
             rows; ``env`` is what the policy is evaluated in.
+        prior: learn from this beside the environment, where the method can (RLPD); named as ``dataset`` is.
         checkpoint_every: steps between checkpoints; None goes by time.
         checkpoint_seconds: seconds between checkpoints where ``checkpoint_every`` is None.
         kwargs: the constructor's: hyperparameters, ``num_envs``, ``env_kwargs``, ``policy_kwargs``, ``device``, ...
@@ -132,6 +139,10 @@ def new_run(
     cls = agent_class(algorithm)
     model = cls(env=env, seed=seed, **kwargs)
     data = None if dataset is None else _load_dataset(model, dataset)
+    if prior is not None:
+        if not hasattr(model, "add_prior"):
+            raise ValueError(f"{type(model).__name__} does not take prior data; RLPD does")
+        model.add_prior(prior)
     for name, value in model.config.to_json().items():
         if isinstance(value, dict) and "callable" in value:
             raise ValueError(f"{name} is a function, which config.json cannot hold: give a number or 'lin_NUMBER'")
@@ -165,10 +176,14 @@ def new_run(
     return Session(folder, model, log, total_timesteps, cadence, data)
 
 
-def reopen(folder: str | os.PathLike[str], *, verbose: int = 0) -> Session:
+def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None, verbose: int = 0) -> Session:
     """A run as it was at its last checkpoint; what the log has after it is cut off.
 
+    Args:
+        total_timesteps: run on to so many steps, more than the run was begun for; schedules are then of the longer run.
+
     Raises:
+        ValueError: ``total_timesteps`` is less than what the run was begun for.
         RunError: there is no run, or no whole checkpoint.
         FileError: a file of the run is damaged.
     """
@@ -176,6 +191,13 @@ def reopen(folder: str | os.PathLike[str], *, verbose: int = 0) -> Session:
     if not (folder / "config.json").exists():
         raise RunError(f"{folder} holds no run (there is no config.json)")
     config = json.loads((folder / "config.json").read_text())
+    if total_timesteps is not None and total_timesteps != config["total_timesteps"]:
+        if total_timesteps < config["total_timesteps"]:
+            raise ValueError(
+                f"total_timesteps={total_timesteps} is less than the {config['total_timesteps']} that {folder} was begun for"
+            )
+        config["total_timesteps"] = total_timesteps
+        write_json(folder / "config.json", config)
     for half_written in (folder / "checkpoints").glob(".step_*"):
         half_written.unlink()
     path, state = _last_checkpoint(folder)

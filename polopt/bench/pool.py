@@ -40,8 +40,12 @@ class Outcome:
 
 
 def records_folder(suite: Suite, root: str | Path | None = None) -> Path:
-    """Where a suite's records lie: ``root/records/<suite>``, root being by default the folder above the suite's own."""
-    root = suite.path.resolve().parent.parent if root is None else Path(root)
+    """Where a suite's records lie: ``root/records/<suite>``, root being by default the suite's own folder, or the one above where that is
+    called ``suites``."""
+    if root is None:
+        folder = suite.path.resolve().parent
+        root = folder.parent if folder.name == "suites" else folder
+    root = Path(root)
     return root / "records" / suite.name
 
 

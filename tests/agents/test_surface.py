@@ -302,3 +302,58 @@ def test_vmpos_old_policy_follows_over_many_calls_of_learn():
     for _ in range(2):
         model.learn(32)
     assert not all(torch.equal(a, b) for a, b in zip(old, model.behaviour.parameters(), strict=True))
+
+
+# -- worlds that are not objects, and predictions -----------------------------------------------------------------------
+
+
+def test_what_cannot_be_done_to_worlds_stepped_together_is_said():
+    face = ppo("Pendulum-v1", num_envs=2).get_env()
+    with pytest.raises(AttributeError, match=r"'g' cannot be set.*backend='gymnasium'"):
+        face.set_attr("g", 5.0)
+    with pytest.raises(ValueError, match=r"indices=\[1\]"):
+        face.env_method("reset", indices=[1])
+    worlds = ppo("Pendulum-v1", num_envs=2, env_kwargs=dict(backend="gymnasium")).get_env()
+    worlds.set_attr("g", 5.0, indices=[1])
+    assert worlds.get_attr("g") == [10.0, 5.0]
+
+
+def test_worlds_are_made_where_they_can_be_and_counted_where_they_are():
+    assert ppo(lambda: gymnasium.make("CartPole-v1"), num_envs=3).n_envs == 3
+    with pytest.raises(ValueError, match=r"num_envs=4, but env has 1 world:"):
+        ppo(gymnasium.make("CartPole-v1"), num_envs=4)
+    with pytest.raises(TypeError, match=r"env_kwargs g: only an id"):
+        ppo(gymnasium.make("Pendulum-v1"), env_kwargs=dict(g=3.0))
+
+
+def test_sampled_predictions_follow_the_seed():
+    model, obs = ppo("Pendulum-v1"), np.zeros((3, 3), np.float32)
+    drawn = []
+    for _ in range(2):
+        model.set_random_seed(5)
+        drawn.append(model.predict(obs)[0])
+        torch.rand(1)
+        drawn.append(model.predict(obs)[0])
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    np.testing.assert_array_equal(drawn[1], drawn[3])
+    assert not np.array_equal(drawn[0], drawn[1])
+    returns = [polopt.evaluate_policy(model, "Pendulum-v1", 2, deterministic=False, seed=1)[0] for _ in range(2)]
+    assert returns[0] == returns[1]
+
+
+def test_what_has_no_networks_says_so():
+    for call in (lambda m: m.predict(np.zeros(3)), lambda m: m.save("nowhere")):
+        with pytest.raises(RuntimeError, match="no networks yet"):
+            call(polopt.PPO("MlpPolicy"))
+    model = ppo("Pendulum-v1", normalize_obs=True)
+    with pytest.raises(ValueError, match=r"shape \(17,\) does not fit"):
+        model.predict(np.zeros(17))
+
+
+def test_an_evaluation_without_the_models_vecnormalize_warns():
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    model = ppo(VecNormalize(make_vec_env("Pendulum-v1", 1)))
+    with pytest.warns(UserWarning, match="VecNormalize"):
+        polopt.evaluate_policy(model, "Pendulum-v1", 1)

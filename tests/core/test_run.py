@@ -320,3 +320,37 @@ def test_a_foreign_file_is_no_model(tmp_path: Path):
     (tmp_path / "x.zip").write_bytes(b"no zip")
     with pytest.raises(FileError):
         polopt.load(tmp_path / "x")
+
+
+def test_a_run_is_extended(tmp_path: Path):
+    tiny(tmp_path / "run", 96)
+    with pytest.raises(ValueError, match="total_timesteps=64 is less than the 96"):
+        resume(tmp_path / "run", total_timesteps=64)
+    longer = resume(tmp_path / "run", total_timesteps=160)
+    assert longer.finished and longer.model.num_timesteps == 160
+    assert reopen(tmp_path / "run").finished and reopen(tmp_path / "run").total_timesteps == 160
+
+
+def test_prior_data_is_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from polopt.dataset import Collector
+    from polopt.dataset_files import write_d4rl
+    from polopt.rollout import rollout
+
+    worlds = Collector(polopt.make_env("Pendulum-v1", 1, seed=0))
+    actor = polopt.SAC("MlpPolicy", worlds, seed=0, learning_starts=1000, policy_kwargs={"net_arch": [4]})
+    rollout(worlds, actor, worlds.reset_host(), 50)
+    write_d4rl(worlds.dataset(), tmp_path / "data.hdf5")
+    small = dict(
+        policy_kwargs={"net_arch": [4]},
+        n_critics=2,
+        learning_starts=5,
+        batch_size=8,
+        buffer_size=100,
+        checkpoint_every=10,
+    )
+    with pytest.raises(ValueError, match="does not take prior data"):
+        new_run("PPO", "Pendulum-v1", 20, tmp_path / "no", prior=tmp_path / "data.hdf5", **TINY)
+    run = train_run("RLPD", "Pendulum-v1", 20, tmp_path / "run", prior=tmp_path / "data.hdf5", **small)
+    assert len(run.model.memory.second) == 50
+    again = resume(tmp_path / "run", total_timesteps=24)
+    assert len(again.model.memory.second) == 50 and len(again.model.memory) == 24
