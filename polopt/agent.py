@@ -686,6 +686,15 @@ class Agent(ABC):
                 model._waiting = training
         return model
 
+    def __repr__(self) -> str:
+        if not hasattr(self, "nets"):
+            return f"{type(self).__name__}(no environment yet)"
+        where = "no environment" if self.env is None else self.env.id or type(self.env.unwrapped).__name__
+        worlds = f", {self.n_envs} world{'s' * (self.n_envs != 1)}" if self.n_envs else ""
+        return (
+            f"{type(self).__name__}({where}{worlds}, {self.parameter_count:,} parameters, {self.num_timesteps:,} steps)"
+        )
+
     # -- counting ----------------------------------------------------------------------------------------------------
 
     @property

@@ -147,6 +147,10 @@ class Env(ABC):
     def close(self) -> None:  # noqa: B027 - nothing to free is the common case
         """Free what the worlds hold. Safe to call twice."""
 
+    def __repr__(self) -> str:
+        worlds = f"{self.num_envs} world{'s' * (self.num_envs != 1)}"
+        return f"{type(self).__name__}({self.id or 'no id'}, {worlds}, {self.device})"
+
     infos: Any = None
     """What the worlds said of their last step beside it, a dict each, where they say it; None where nothing is kept."""
 

@@ -29,7 +29,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.space = space
-        self.extractor = None if extractor is None else extractor(space, **(kwargs or {}))
+        self.extractor = None if extractor is None else extractor(_channels_first(space), **(kwargs or {}))
         self.size: int = encoded_size(space) if self.extractor is None else int(self.extractor.features_dim)
         self.register_buffer("like", torch.zeros(()), persistent=False)  # follows .double() and .to(device)
         self.standardized = False
@@ -468,13 +468,27 @@ def from_tensor(space: Space, action: Tensor, batched: bool) -> np.ndarray:
 
 
 def _preprocess(space: Space, obs: Any) -> Any:
-    """As stable-baselines3 hands observations to a features extractor: floats, integers one-hot, Dict entry by entry."""
+    """As stable-baselines3 hands observations to a features extractor: floats, images in [0, 1] with their channels first,
+    integers one-hot, Dict entry by entry."""
     if isinstance(space, spaces.Dict):
         return {k: _preprocess(s, obs[k]) for k, s in space.spaces.items()}
-    if isinstance(space, spaces.Box):
-        x = obs.float()
-        return x / 255.0 if is_image(space) else x
-    return encode(space, obs)
+    if is_image(space):
+        x = obs.float() / 255.0
+        return x.movedim(-1, -3) if _channels_last(space) else x
+    return obs.float() if isinstance(space, spaces.Box) else encode(space, obs)
+
+
+def _channels_last(space: Space) -> bool:
+    return is_image(space) and int(np.argmin(space.shape)) == 2
+
+
+def _channels_first(space: Space) -> Space:
+    """The space as an extractor sees it."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({k: _channels_first(s) for k, s in space.spaces.items()})
+    if not _channels_last(space):
+        return space
+    return spaces.Box(np.moveaxis(space.low, 2, 0), np.moveaxis(space.high, 2, 0), dtype=np.uint8)
 
 
 def gaussian_std(params: Tensor) -> Tensor:

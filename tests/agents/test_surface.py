@@ -357,3 +357,34 @@ def test_an_evaluation_without_the_models_vecnormalize_warns():
     model = ppo(VecNormalize(make_vec_env("Pendulum-v1", 1)))
     with pytest.warns(UserWarning, match="VecNormalize"):
         polopt.evaluate_policy(model, "Pendulum-v1", 1)
+
+
+def test_pictures_reach_a_convolution_with_their_channels_first():
+    """Gymnasium's pictures have them last; stable-baselines3 turns them, and so does the encoder."""
+    from stable_baselines3.common.torch_layers import NatureCNN
+
+    rng, turned = np.random.default_rng(0), {}
+    for shape in ((40, 40, 3), (3, 40, 40)):
+
+        class Pictures(gymnasium.Env):
+            observation_space, action_space = spaces.Box(0, 255, shape, np.uint8), spaces.Discrete(2)
+
+            def reset(self, *, seed=None, options=None):
+                return np.zeros(self.observation_space.shape, np.uint8), {}
+
+        kwargs = dict(features_extractor_class=NatureCNN, features_extractor_kwargs=dict(features_dim=8))
+        turned[shape] = ppo(Pictures(), policy_kwargs=kwargs)
+    picture = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    last, first = (
+        model.policy.obs_to_tensor(x)[0]
+        for model, x in zip(turned.values(), (picture, picture.transpose(2, 0, 1)), strict=True)
+    )
+    a, b = (model.policy(x) for model, x in zip(turned.values(), (last, first), strict=True))
+    torch.testing.assert_close(a, b)
+
+
+def test_models_and_worlds_say_what_they_are():
+    model = ppo(num_envs=2)
+    assert repr(model) == f"PPO(CartPole-v1, 2 worlds, {model.parameter_count:,} parameters, 0 steps)"
+    assert "CartPole-v1, 2 worlds, cpu" in repr(model.env)
+    assert repr(polopt.PPO("MlpPolicy")) == "PPO(no environment yet)"
