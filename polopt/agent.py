@@ -157,7 +157,16 @@ class Agent(ABC):
         self._sb3_env: Any = None
         self._normalize_state: dict[str, Any] | None = None
         if env is not None:
+            if self.env_kwargs and not isinstance(env, str):
+                raise TypeError(
+                    f"env_kwargs {', '.join(self.env_kwargs)}: only an id takes arguments of the environment"
+                )
             self._take_env(env)
+            if self.config.num_envs not in (1, self.n_envs):
+                raise ValueError(
+                    f"num_envs={self.config.num_envs}, but env has {self.n_envs} world{'s' * (self.n_envs > 1)}: it is made "
+                    "already. Give an id or a callable to have several made"
+                )
             if tail["_init_setup_model"]:
                 self._setup_model()
 
@@ -182,12 +191,9 @@ class Agent(ABC):
         given, c = env, self.config
         made_here = isinstance(env, str) or (callable(env) and not isinstance(env, Env))
         own = {"num_envs": c.num_envs, "device": self._device or "cpu"} if made_here else {}
-        env = as_env(env, seed=self.seed, **own, **self.env_kwargs)
-        if not made_here and c.num_envs not in (1, env.num_envs):
-            raise ValueError(
-                f"num_envs={c.num_envs}, but env has {env.num_envs} world{'s' * (env.num_envs > 1)}: it is made already. Give "
-                "an id or a callable to have several made"
-            )
+        if isinstance(env, str):
+            own |= self.env_kwargs
+        env = as_env(env, seed=self.seed, **own)
         if (c.normalize_obs or c.normalize_reward) and not isinstance(env, Normalize):
             env = Normalize(env, obs=c.normalize_obs, reward=c.normalize_reward, gamma=getattr(c, "gamma", 0.99))
         self._adopt(env)

@@ -103,20 +103,35 @@ def save_state(
     Raises:
         TypeError: a leaf is neither a tensor, an array nor JSON.
     """
-    from safetensors.torch import save
-
     tensors: dict[str, torch.Tensor] = {}
     tree = _split(state, "", tensors, apart)
     payload = {"format": FORMAT, "version": VERSION, "kind": kind, "tree": tree}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as z:
-        z.writestr("state.json", json.dumps(payload, indent=1))
-        z.writestr("arrays.safetensors", save(tensors))
     if isinstance(file, (str, os.PathLike)):
         with atomic(file) as f:
-            f.write(buffer.getbuffer())
+            _write_zip(f, payload, tensors, Path(file).parent)
     else:
+        buffer = io.BytesIO()
+        _write_zip(buffer, payload, tensors)
         file.write(buffer.getbuffer())
+
+
+LARGE = 2**26
+"""From so many bytes on, arrays go through a file of their own instead of through memory once more."""
+
+
+def _write_zip(
+    f: IO[bytes], payload: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path | None = None
+) -> None:
+    from safetensors.torch import save, save_file
+
+    with zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as z:
+        z.writestr("state.json", json.dumps(payload, indent=1))
+        if folder is None or sum(x.nbytes for x in tensors.values()) < LARGE:
+            z.writestr("arrays.safetensors", save(tensors))
+            return
+        with tempfile.TemporaryDirectory(prefix=".arrays.", dir=folder) as apart:
+            save_file(tensors, Path(apart) / "arrays.safetensors")
+            z.write(Path(apart) / "arrays.safetensors", "arrays.safetensors")
 
 
 def load_state(
@@ -162,7 +177,7 @@ def _split(x: Any, path: str, tensors: dict[str, torch.Tensor], apart: Callable[
             return apart(path.strip("/").replace("/", "."), x)
         x = x.table
     if isinstance(x, torch.Tensor):
-        tensors[path] = x.detach().cpu().contiguous().clone()
+        tensors[path] = _alone(x.detach().cpu().contiguous(), tensors)
         return {"$tensor": path}
     if isinstance(x, (np.ndarray, np.generic)) and not isinstance(x, (np.bool_, np.integer, np.floating)):
         array = np.ascontiguousarray(x)
@@ -185,6 +200,12 @@ def _split(x: Any, path: str, tensors: dict[str, torch.Tensor], apart: Callable[
     if x is None or isinstance(x, (bool, int, float, str)):
         return x
     raise TypeError(f"state{path} is a {type(x).__name__}: only tensors, arrays and JSON values can be stored")
+
+
+def _alone(x: torch.Tensor, others: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The tensor, or a copy where another one lies in the same memory: safetensors holds each by itself."""
+    mine = x.untyped_storage().data_ptr()
+    return x.clone() if any(y.untyped_storage().data_ptr() == mine for y in others.values()) else x
 
 
 def _join(x: Any, tensors: dict[str, torch.Tensor], apart: Callable[[dict[str, Any]], torch.Tensor] | None) -> Any:

@@ -388,3 +388,8 @@ def test_models_and_worlds_say_what_they_are():
     assert repr(model) == f"PPO(CartPole-v1, 2 worlds, {model.parameter_count:,} parameters, 0 steps)"
     assert "CartPole-v1, 2 worlds, cpu" in repr(model.env)
     assert repr(polopt.PPO("MlpPolicy")) == "PPO(no environment yet)"
+
+
+def test_a_loaded_model_goes_on_in_another_number_of_worlds(tmp_path):
+    ppo("Pendulum-v1", num_envs=4, env_kwargs=dict(g=3.0)).save(tmp_path / "m")
+    assert polopt.PPO.load(tmp_path / "m", env=polopt.make_env("Pendulum-v1", 2)).learn(64).n_envs == 2
