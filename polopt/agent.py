@@ -195,7 +195,10 @@ class Agent(ABC):
             own |= self.env_kwargs
         env = as_env(env, seed=self.seed, **own)
         if (c.normalize_obs or c.normalize_reward) and not isinstance(env, Normalize):
-            env = Normalize(env, obs=c.normalize_obs, reward=c.normalize_reward, gamma=getattr(c, "gamma", 0.99))
+            env = Normalize(
+                env, obs=c.normalize_obs, reward=c.normalize_reward, gamma=getattr(c, "gamma", 0.99),
+                show=not self.normalizes_on_read,
+            )  # fmt: skip
         self._adopt(env)
         self._sb3_env = given if _is_sb3(given) else None
 
@@ -518,6 +521,9 @@ class Agent(ABC):
         """What callbacks find in ``locals`` beside the transition."""
         return {}
 
+    normalizes_on_read: ClassVar[bool] = False
+    """Whether a memory holds observations and rewards as they are, and normalises what is read from it."""
+
     scaled_actions: ClassVar[bool] = False
     """Whether the policy's actions lie in [-1, 1] whatever the Box: callbacks see them in the Box's units."""
 
@@ -778,7 +784,8 @@ class _Frozen(Env):
 
 
 def _frozen_normalizer(model: Agent, statistics: dict[str, Any]) -> Normalize:
-    normalizer = Normalize(_Frozen(model), obs=bool(statistics["obs"]), reward="reward" in statistics)
+    kinds = dict(obs=bool(statistics["obs"]), reward="reward" in statistics)
+    normalizer = Normalize(_Frozen(model), **kinds, show=not model.normalizes_on_read)
     normalizer.load_statistics(statistics)
     normalizer.training = False
     return normalizer

@@ -32,6 +32,7 @@ class Replay:
         n_steps: k, steps whose rewards are summed (discounted) into a row; fewer at an episode's end.
         encoder: observations -> the float vectors that are stored; by default integers one-hot and all else as it is.
         reward: (scale, shift) of what is stored, scale r + shift.
+        read: what becomes of a batch that is sampled; None: nothing.
 
     Raises:
         MemoryError: the table does not fit the memory there is; names both figures.
@@ -40,11 +41,11 @@ class Replay:
     def __init__(
         self, capacity: int, observation_space: Space, action_space: Space, *, num_envs: int = 1, gamma: float = 0.99,
         n_steps: int = 1, device: torch.device | str = "cpu", encoder: Callable[[Any], Tensor] | None = None,
-        reward: tuple[float, float] = (1.0, 0.0),
+        reward: tuple[float, float] = (1.0, 0.0), read: Callable[[Batch], Batch] | None = None,
     ) -> None:  # fmt: skip
         self.observation_space, self.gamma, self.n_steps, self.num_envs = observation_space, gamma, n_steps, num_envs
         self.encode = encoder or (lambda obs: encode(observation_space, obs))
-        self.reward = None if reward == (1.0, 0.0) else reward
+        self.reward, self.read = None if reward == (1.0, 0.0) else reward, read
         size = encoded_size(observation_space)
         self.discrete = isinstance(action_space, spaces.Discrete)
         self.action_size = 1 if self.discrete else encoded_size(action_space)
@@ -184,7 +185,8 @@ class Replay:
         if not self.count:
             raise ValueError("cannot sample from an empty memory: collect first (learning_starts)")
         index = torch.randint(self.count, (batch_size,), generator=generator, device=self.table.device)
-        return self.unpack(self.table.index_select(0, index)).plus(index=index)
+        b = self.unpack(self.table.index_select(0, index)).plus(index=index)
+        return b if self.read is None else self.read(b)
 
     def rows(self) -> Batch:
         """All rows in use, views of the table."""

@@ -205,6 +205,8 @@ class ModelBased(Agent):
 
     def _build(self) -> None:
         c = self.config
+        if c.normalize_obs or c.normalize_reward:
+            raise NotImplementedError(f"{type(self).__name__} models observations as they are: leave normalize_obs out")
         shared = {f.name: getattr(c, f.name) for f in fields(self.held.Config)}
         self.agent = agent = self.held(
             self.policy_class, None, **shared, policy_kwargs=self.policy_kwargs, seed=self.seed, device=self.device

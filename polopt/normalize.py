@@ -66,6 +66,8 @@ class Normalize(Wrapper):
         obs, reward: which of the two.
         gamma: discount of the return accumulator.
         clip_obs, clip_reward: bounds after normalising.
+        show: False only keeps the moments and hands everything through as it is: a replay normalises when it is read, with
+            the moments of then.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class Normalize(Wrapper):
         clip_obs: float = 10.0,
         clip_reward: float = 10.0,
         epsilon: float = 1e-8,
+        show: bool = True,
     ) -> None:
         super().__init__(env)
+        self.show = show
         self.gamma, self.epsilon, self.clip_obs, self.clip_reward = gamma, epsilon, clip_obs, clip_reward
         self.training = True
         self.obs_moments: dict[str, RunningMoments] = {}
@@ -91,7 +95,7 @@ class Normalize(Wrapper):
                 )
         self.reward_moments = RunningMoments(()) if reward else None
         self._return: Any = None
-        if obs:
+        if obs and show:
             self.observation_space = _normalised(env.observation_space, clip_obs)
 
     def normalize_obs(self, obs: Obs) -> Obs:
@@ -115,21 +119,30 @@ class Normalize(Wrapper):
             for k, m in self.obs_moments.items():
                 x = obs[k] if k else obs
                 m.update(x if valid is None else x[valid])
-        return self.normalize_obs(obs)
+        return self.normalize_obs(obs) if self.show else obs
+
+    def normalize_reward(self, reward: Any) -> Any:
+        """Rewards under the present statistics, clipped, float32; NumPy or torch alike."""
+        if self.reward_moments is None:
+            return reward
+        scale = (self.reward_moments.var + self.epsilon) ** 0.5
+        if isinstance(reward, torch.Tensor):
+            scale = torch.as_tensor(scale, device=reward.device)
+            return (reward / scale).clip(-self.clip_reward, self.clip_reward).float()
+        return (reward / scale).clip(-self.clip_reward, self.clip_reward).astype(np.float32)
 
     def _after(self, step: Step) -> Step:
-        reward = step.reward
         if self.reward_moments is not None:
             if self._return is None:
-                self._return = _double(reward) * 0.0
-            self._return = self._return * self.gamma + _double(reward)
+                self._return = _double(step.reward) * 0.0
+            self._return = self._return * self.gamma + _double(step.reward)
             if self.training:
                 self.reward_moments.update(self._return if step.valid is None else self._return[step.valid])
-            scale = (self.reward_moments.var + self.epsilon) ** 0.5
-            reward = (reward / scale).clip(-self.clip_reward, self.clip_reward)
-            reward = reward.float() if isinstance(reward, torch.Tensor) else reward.astype(np.float32)
             self._return[step.terminated | step.truncated] = 0.0
         obs = self._see(step.obs)
+        if not self.show:
+            return step
+        reward = self.normalize_reward(step.reward)
         next_obs = obs if step.next_obs is step.obs else self.normalize_obs(step.next_obs)
         return Step(obs, reward, step.terminated, step.truncated, next_obs, step.valid)
 
@@ -169,7 +182,7 @@ class Normalize(Wrapper):
         self._return = state["return"]
         if self._return is not None and not self.host:
             self._return = torch.as_tensor(self._return, device=self.device)
-        return self.normalize_obs(obs)
+        return self.normalize_obs(obs) if self.show else obs
 
 
 def _boxes(space: Space) -> list[tuple[str, spaces.Box]]:

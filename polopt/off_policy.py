@@ -268,10 +268,26 @@ class OffPolicy(Agent):
 
     # -- building --------------------------------------------------------------------------------------------------
 
+    normalizes_on_read = True
+
     def _build(self) -> None:
-        if self.config.normalize_obs or self.config.normalize_reward or self.normalizer is not None:
+        if self.normalizer is not None and self.normalizer.show:
+            raise ValueError(
+                f"{type(self).__name__} remembers observations as they are: pass the environment without Normalize, and "
+                "normalize_obs=True"
+            )
+        floats = isinstance(self.observation_space, spaces.Box) and np.issubdtype(
+            self.observation_space.dtype, np.floating
+        )
+        if self.config.normalize_obs and not floats:
             raise NotImplementedError(
-                f"{type(self).__name__} does not normalise by itself; pass a stable-baselines3 VecNormalize environment"
+                f"normalize_obs=True: {type(self).__name__} normalises a Box of floats, not {self.observation_space}"
+            )
+        if self.env is not None and (there := self.get_vec_normalize_env()) is not None and there.training:
+            warnings.warn(
+                "rows in memory stay as VecNormalize showed them, while its moments go on: pass the bare environment, and "
+                "normalize_obs=True, normalize_reward=True",
+                stacklevel=4,
             )
         kwargs = dict(self.policy_kwargs)
         optimizer = {"optimizer": kwargs.pop("optimizer_class", torch.optim.Adam), **kwargs.pop("optimizer_kwargs", {})}
@@ -311,7 +327,22 @@ class OffPolicy(Agent):
         return Replay(
             capacity, self.observation_space, self.action_space, num_envs=num_envs, gamma=c.gamma, n_steps=c.n_steps,
             device=self.device, encoder=self.policy.encoder, reward=reward or (c.reward_scale, c.reward_shift),
+            read=self._normalised if c.normalize_obs or c.normalize_reward else None,
         )  # fmt: skip
+
+    def _normalised(self, b: Batch) -> Batch:
+        """Rows of the memory under the moments of now."""
+        if (n := self.normalizer) is None:
+            return b
+        seen = {
+            name: n.normalize_obs(b[name].unflatten(-1, self.observation_space.shape)).flatten(1)
+            for name in ("obs", "next_obs")
+        }
+        return b.plus(reward=n.normalize_reward(b.reward), **seen)
+
+    def _seen(self, obs: Any) -> Any:
+        """Observations as the networks see them."""
+        return obs if self.normalizer is None else self.normalizer.normalize_obs(obs)
 
     def make_actor(
         self, distribution: Distribution, hidden: list[int], activation_fn: type[nn.Module], **kwargs: Any
@@ -379,7 +410,7 @@ class OffPolicy(Agent):
 
     @torch.no_grad()
     def act(self, obs: Any, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        obs = tree_map(lambda x: x.to(self.device), obs)
+        obs = self._seen(tree_map(lambda x: x.to(self.device), obs))
         return self._choose(lambda noise: self.policy.distribution.act(self.policy(obs), noise), noise), {}
 
     def host_actor(self) -> Callable[[Any, Any], np.ndarray] | None:
@@ -389,7 +420,11 @@ class OffPolicy(Agent):
         if where != self._host_at:  # it reads the weights where they lie: one is good until they move
             self._host_at, self._host = where, self.policy.host_act()
         policy = self._host
-        return None if policy is None else lambda obs, noise: self._choose(lambda noise: policy(obs, noise), noise)
+        return (
+            None
+            if policy is None
+            else lambda obs, noise: self._choose(lambda noise: policy(self._seen(obs), noise), noise)
+        )
 
     def env_action(self, action: Any) -> Any:
         """Scaled actions [-1, 1] in the Box's own units."""
@@ -452,6 +487,10 @@ class OffPolicy(Agent):
         from .loop import learn_offline, whole_number
 
         whole_number("gradient_steps", gradient_steps)
+        if self.config.normalize_obs or self.config.normalize_reward:
+            raise ValueError(
+                "normalize_obs and normalize_reward learn from steps taken; of a dataset take standardize=True"
+            )
         if spaces.Box not in self.action_spaces:
             raise ValueError(f"{type(self).__name__} acts by numbered actions; datasets here hold those of a Box")
         dataset = load_dataset(dataset)

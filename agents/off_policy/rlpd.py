@@ -170,6 +170,10 @@ class RLPD(OffPolicy):
 
     def _checked(self, prior: Replay) -> Replay:
         mine = self.memory
+        if mine.read is not None:
+            raise ValueError(
+                "a model that normalises takes prior data as a dataset or as rows, not another model's memory"
+            )
         if not len(prior):
             raise ValueError("the prior data is empty")
         for name in ("widths", "gamma", "n_steps", "reward"):

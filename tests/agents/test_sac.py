@@ -213,7 +213,7 @@ def test_a_discrete_space():
 
 
 def test_what_is_not_built_says_so():
-    for kwargs in (dict(use_sde=True), dict(normalize_obs=True), dict(replay_buffer_class=Replay)):
+    for kwargs in (dict(use_sde=True), dict(replay_buffer_class=Replay)):
         with pytest.raises(NotImplementedError):
             make(**kwargs)
 
