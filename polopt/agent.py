@@ -11,6 +11,7 @@ import inspect
 import os
 import secrets
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -132,6 +133,7 @@ class Agent(ABC):
         self.config = self.Config(**{k: v for k, v in kwargs.items() if k in known})
         self.policy_class = self._check_policy(policy)
         self.policy_kwargs: dict[str, Any] = dict(tail["policy_kwargs"] or {})
+        _encode_kwargs(self.policy_kwargs)  # what no file could hold is refused before any work
         self.tensorboard_log, self.verbose, self.env_kwargs = (
             tail["tensorboard_log"],
             tail["verbose"],
@@ -482,9 +484,23 @@ class Agent(ABC):
             self.normalizer.load_statistics(self._normalize_state)
         if force_reset:
             self._last_obs, self._seeded = None, False
-        if self._waiting is not None:
-            state, self._waiting = self._waiting, None
-            self.load_training_state(state)
+        if (state := self._waiting) is not None:
+            self._waiting = None
+            self.load_training_state(state | {"env": None})
+            try:
+                self._load_worlds(state["env"])
+            except (ValueError, KeyError):
+                self._last_obs = None
+                warnings.warn(
+                    "the file's worlds are of another kind than env: they begin anew, all else goes on", stacklevel=2
+                )
+
+    def _load_worlds(self, state: dict[str, Any] | None) -> None:
+        if state is None or self.env is None:
+            return
+        self._last_obs, self._seeded = self.env.load_state_dict(state), True
+        if not self.env.exact_state:
+            self.worlds_reset()
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed everything random: noise, minibatches, and the environment at its next reset."""
@@ -554,7 +570,7 @@ class Agent(ABC):
         self._need_networks("save")
         state = self.model_state()
         if full:
-            state["training"] = self.training_state()
+            state["training"] = self.training_state() if self._waiting is None else self._waiting
         save_state(_zip(path), state, "model")
 
     def model_state(self) -> dict[str, Any]:
@@ -583,6 +599,7 @@ class Agent(ABC):
         return {
             "env": None if self.env is None or self._last_obs is None else self.env.state_dict(),
             "generator": self.generator.get_state(),
+            "dice": self._dice.get_state(),
             "torch_rng": torch.get_rng_state(),
             "episodes": [dict(e) for e in self.ep_info_buffer],
             "successes": [bool(s) for s in self.ep_success_buffer],
@@ -594,14 +611,14 @@ class Agent(ABC):
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Take :meth:`training_state` back: the next ``learn(..., reset_num_timesteps=False)`` goes on where it was taken."""
         self.generator.set_state(state["generator"])
+        if "dice" in state:
+            self._dice.set_state(state["dice"])
         torch.set_rng_state(state["torch_rng"])
         self.ep_info_buffer.extend(state["episodes"])
         self.ep_success_buffer.extend(state["successes"])
         self._iterations, self._episodes = state["iterations"], state["episodes_finished"]
         self._set_schedules(state["progress"])
-        if state["env"] is not None and self.env is not None:
-            obs = self.env.load_state_dict(state["env"])
-            self._last_obs, self._seeded = obs, True
+        self._load_worlds(state["env"])
 
     @classmethod
     def load(
@@ -678,8 +695,8 @@ class Agent(ABC):
             model.normalizer = _frozen_normalizer(model, state["normalize"])
         model._setup_model()
         model.set_parameters(state["parameters"], exact_match=not state.get("partial"))
-        for part in model.parts.values() if changes else ():  # a rate that was asked for stands over the file's
-            part.lr.fill_(part.declared_lr)
+        for part in model.parts.values() if changes.keys() & known.keys() else ():
+            part.lr.fill_(part.declared_lr)  # a rate that was asked for stands over the file's
         model.num_timesteps, model._total_timesteps, model._n_updates = (
             state["num_timesteps"],
             state["total_timesteps"],

@@ -143,9 +143,11 @@ class _Rollouts:
         agent, env = self.agent, self.agent.env
         self.callbacks.rollout_start()
         before = agent.num_timesteps
-        # Where a rollout is broken off by an exception, the worlds have moved on from the observation: none is left.
-        obs, agent._last_obs = agent._last_obs, None
-        batch, agent._last_obs = rollout(env, agent, obs, agent.horizon, self.callbacks.on_step)
+        try:
+            batch, agent._last_obs = rollout(env, agent, agent._last_obs, agent.horizon, self.callbacks.on_step)
+        except BaseException:
+            agent._last_obs = None  # the worlds have moved on from it
+            raise
         agent.num_timesteps = before + (int(batch.valid.sum()) if "valid" in batch else batch.reward.numel())
         agent._record_episodes(env.pop_episodes())
         if self.callbacks.stopped:
@@ -216,8 +218,11 @@ def _log(agent: Agent, metrics: dict[str, torch.Tensor]) -> None:
 
 def dump(agent: Agent) -> None:
     """Write the log line with rollout and time figures of the training under way."""
-    turn = agent._turn
-    log, seconds = agent.logger, max(time.perf_counter() - turn.started, 1e-9)
+    log, turn = agent.logger, agent._turn
+    if turn is None:  # nothing has been learned yet
+        log.dump(step=agent.num_timesteps)
+        return
+    seconds = max(time.perf_counter() - turn.started, 1e-9)
     if agent.ep_info_buffer:
         log.record("rollout/ep_rew_mean", float(np.mean([e["r"] for e in agent.ep_info_buffer])))
         log.record("rollout/ep_len_mean", float(np.mean([e["l"] for e in agent.ep_info_buffer])))

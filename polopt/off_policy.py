@@ -38,9 +38,11 @@ from .config import hyper
 from .critics import QEnsemble
 from .dataset import Dataset, DatasetError
 from .distributions import Distribution
+from .env import Env
 from .files import load_state, save_state
 from .graph import static
 from .memory import Mix, Replay
+from .normalize import Normalize
 from .part import polyak_
 from .policy import ActorCritic, Encoder, scale, unscale, widths
 from .schedule import Schedule
@@ -270,12 +272,15 @@ class OffPolicy(Agent):
 
     normalizes_on_read = True
 
-    def _build(self) -> None:
-        if self.normalizer is not None and self.normalizer.show:
+    def _adopt(self, env: Env) -> None:
+        if isinstance(env, Normalize) and env.show:
             raise ValueError(
                 f"{type(self).__name__} remembers observations as they are: pass the environment without Normalize, and "
                 "normalize_obs=True"
             )
+        super()._adopt(env)
+
+    def _build(self) -> None:
         floats = isinstance(self.observation_space, spaces.Box) and np.issubdtype(
             self.observation_space.dtype, np.floating
         )
@@ -334,11 +339,12 @@ class OffPolicy(Agent):
         """Rows of the memory under the moments of now."""
         if (n := self.normalizer) is None:
             return b
-        seen = {
-            name: n.normalize_obs(b[name].unflatten(-1, self.observation_space.shape)).flatten(1)
-            for name in ("obs", "next_obs")
-        }
-        return b.plus(reward=n.normalize_reward(b.reward), **seen)
+        b = b.plus(reward=n.normalize_reward(b.reward))
+        if not n.obs_moments:
+            return b
+        shape = (len(b), *self.observation_space.shape)
+        seen = {name: n.normalize_obs(b[name].reshape(shape)).reshape(len(b), -1) for name in ("obs", "next_obs")}
+        return b.plus(**seen)
 
     def _seen(self, obs: Any) -> Any:
         """Observations as the networks see them."""
@@ -567,6 +573,7 @@ class OffPolicy(Agent):
             "dataset": None if self.dataset is None else self.dataset.hash,
             "memory": None if self.dataset is not None else self.memory.state_dict(),
             "capacity": self.memory.capacity,
+            "buffer_size": self.config.buffer_size,
             "since": [self._steps_since, self._episodes_since],
             "action_noise": [{k: v for k, v in vars(n).items() if isinstance(v, np.ndarray)} for n in noises],
         }
@@ -574,8 +581,13 @@ class OffPolicy(Agent):
     def load_training_state(self, state: dict[str, Any]) -> None:
         self._awaited = state["dataset"]
         if self._awaited is None:
-            if state["capacity"] != self.memory.capacity:  # that of a dataset, and room for more
-                self.memory = self.make_memory(state["capacity"])
+            asked = self.config.buffer_size != state.get("buffer_size", self.config.buffer_size)
+            if not asked and state["capacity"] != self.memory.capacity:  # that of a dataset, and room for more
+                ring = self.make_memory(state["capacity"])
+                if isinstance(self.memory, Mix):
+                    self.memory.first = ring
+                else:
+                    self.memory = ring
             self.memory.load_state_dict(state["memory"])
         self._steps_since, self._episodes_since = state["since"]
         if state["action_noise"]:

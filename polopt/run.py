@@ -129,8 +129,12 @@ def new_run(
         raise RunError(f"{folder} already holds a run: go on with it (--resume {folder}), or choose another directory")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: choose another directory")
-    if folder.is_dir() and (others := sorted(p.name for p in folder.iterdir())):
+    ours = ("checkpoints", "progress.csv", "manifest.json")  # of a start that did not come as far as config.json
+    left = lambda p: p.name in ours or p.name.startswith("events.")
+    if folder.is_dir() and (others := sorted(p.name for p in folder.iterdir() if not left(p))):
         raise RunError(f"{folder} holds other files ({', '.join(others[:3])}): choose a new directory, or an empty one")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not isinstance(env, str):
         raise TypeError(f"env={env!r} must be an environment id: a run is made again from its directory")
     if isinstance(total_timesteps, bool) or not isinstance(total_timesteps, int) or total_timesteps < 1:
@@ -200,6 +204,8 @@ def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None
         write_json(folder / "config.json", config)
     for half_written in (folder / "checkpoints").glob(".step_*"):
         half_written.unlink()
+    for half_written in (folder / "checkpoints").glob(".arrays.*"):
+        shutil.rmtree(half_written)
     path, state = _last_checkpoint(folder)
     segments.cut(path)
     cls = agent_class(config["algorithm"])

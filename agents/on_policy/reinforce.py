@@ -80,12 +80,18 @@ class REINFORCE(OnPolicy):
     def worlds_reset(self) -> None:
         self.age = None
 
+    def abandon(self, batch: Batch) -> None:
+        if self.c.discount_states:
+            b = batch.map(lambda x: x.to(self.device))
+            valid = b.valid if "valid" in b else None
+            self.age = elapsed(b.terminated | b.truncated, valid, self.age)[-1]
+
     def training_state(self) -> dict[str, Any]:
         return super().training_state() | {"age": self.age}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
-        super().load_training_state(state)
         self.age = None if state.get("age") is None else state["age"].to(self.device)
+        super().load_training_state(state)
 
     def rows(self, b: Batch) -> Batch:
         b = super().rows(b)

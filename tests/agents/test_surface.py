@@ -393,3 +393,82 @@ def test_models_and_worlds_say_what_they_are():
 def test_a_loaded_model_goes_on_in_another_number_of_worlds(tmp_path):
     ppo("Pendulum-v1", num_envs=4, env_kwargs=dict(g=3.0)).save(tmp_path / "m")
     assert polopt.PPO.load(tmp_path / "m", env=polopt.make_env("Pendulum-v1", 2)).learn(64).n_envs == 2
+
+
+# -- files and what goes on from them -----------------------------------------------------------------------------------
+
+
+def test_a_whole_file_goes_on_in_worlds_of_another_kind(tmp_path):
+    polopt.SAC("MlpPolicy", "Pendulum-v1", seed=0, **TINY).learn(20).save(tmp_path / "m", full=True)
+    model = polopt.SAC.load(tmp_path / "m")
+    model.save(tmp_path / "again", full=True)  # without an environment, nothing is lost
+    assert len(polopt.SAC.load(tmp_path / "again", env="Pendulum-v1").memory) == 20
+    with pytest.warns(UserWarning, match="worlds are of another kind"):
+        model.set_env(gymnasium.make("Pendulum-v1"))
+    assert len(model.memory) == 20
+    model.learn(10, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("name", ["RLPD", "MBPO"])
+def test_a_mixed_memory_stays_mixed_at_another_size(name, tmp_path):
+    more = (
+        dict(model_arch=(8,), model_weight_decay=1e-5, num_networks=2, num_elites=1, model_max_passes=1)
+        if name == "MBPO"
+        else {}
+    )
+    model = getattr(polopt, name)("MlpPolicy", "Pendulum-v1", seed=0, gradient_steps=1, **TINY, **more)
+    if name == "RLPD":
+        other = polopt.SAC("MlpPolicy", "Pendulum-v1", seed=0, **TINY).learn(30)
+        model.add_prior(other.memory)
+    model.learn(20)
+    model.save(tmp_path / "m", full=True)
+    for size in (500, 900):
+        loaded = getattr(polopt, name).load(tmp_path / "m", env="Pendulum-v1", buffer_size=size)
+        memory = loaded.memory if name == "RLPD" else loaded.agent.memory
+        assert type(memory).__name__ == "Mix" and memory.capacity == size and len(memory) == 20
+        loaded.learn(10, reset_num_timesteps=False)
+
+
+def test_sampled_predictions_go_on_after_a_resume(tmp_path):
+    model, obs = ppo("Pendulum-v1").learn(32), np.zeros(3, np.float32)
+    model.predict(obs)
+    model.save(tmp_path / "m", full=True)
+    loaded = polopt.PPO.load(tmp_path / "m", env="Pendulum-v1")
+    np.testing.assert_array_equal(loaded.predict(obs)[0], model.predict(obs)[0])
+
+
+def test_a_checkpoint_taken_within_a_rollout_holds_the_worlds(tmp_path):
+    class Save(cb.BaseCallback):
+        def _on_step(self):
+            if self.n_calls == 10:
+                self.model.save(tmp_path / "m", full=True)
+            return True
+
+    ppo("Pendulum-v1").learn(32, callback=Save())
+    assert polopt.PPO.load(tmp_path / "m", env="Pendulum-v1")._last_obs is not None
+
+
+def test_reinforce_counts_the_steps_of_a_stopped_rollout():
+    model = polopt.REINFORCE("MlpPolicy", "Pendulum-v1", n_steps=64, discount_states=True, tail="zero", seed=0)
+    model.learn(64)
+    model.learn(64, callback=lambda scope, _: scope["self"].num_timesteps < 94, reset_num_timesteps=False)
+    assert model.age.tolist() == [94]
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Discrete(2))])
+def test_rewards_alone_are_normalised_over_any_observations(space):
+    class World(gymnasium.Env):
+        observation_space, action_space = space, spaces.Box(-1, 1, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            return self.observation_space.sample(), 5.0, False, False, {}
+
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    polopt.SAC(policy, World(), seed=0, normalize_reward=True, **TINY).learn(20)
+
+
+def test_a_log_before_any_learning_is_empty():
+    ppo().dump_logs()
