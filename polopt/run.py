@@ -26,7 +26,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,8 @@ def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise RunError(f"{folder} holds no run (there is no config.json)")
+    with _alone(folder):  # else the log of the one that trains would be cut
+        pass
     config = json.loads((folder / "config.json").read_text())
     if total_timesteps is not None and total_timesteps != config["total_timesteps"]:
         if total_timesteps < config["total_timesteps"]:
@@ -249,6 +252,7 @@ class Session:
             watch: called with the model after each iteration.
 
         Raises:
+            RunError: another process trains in this directory.
             EnvError, NonFiniteError: as ``learn``; the checkpoints stay.
             OSError: a checkpoint could not be written; the former ones stay.
         """
@@ -271,7 +275,7 @@ class Session:
         if model.num_timesteps == 0:
             torch.manual_seed(model.seed)  # what callbacks draw; the model has a generator of its own
         try:
-            with stop:
+            with stop, _alone(folder):
                 left, how = max(self.total_timesteps - model.num_timesteps, 0), dict(callback=callback)
                 how |= dict(reset_num_timesteps=model.num_timesteps == 0, progress_bar=progress_bar)
                 if self.dataset is None:
@@ -285,6 +289,29 @@ class Session:
             model._commit = None
             log.close()
         return Run(model, folder, finished=self.finished, signal=stop.signal)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Inside, no other process trains in the directory. The system lets go of the lock when the process ends, however it does.
+
+    Raises:
+        RunError: one does already.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    with open(folder / "checkpoints" / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process is training in {folder}: wait for it, or choose another directory"
+            ) from None
+        yield
 
 
 def _load_dataset(model: Agent, source: str | os.PathLike[str]) -> Dataset:

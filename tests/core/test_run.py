@@ -354,3 +354,17 @@ def test_prior_data_is_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(run.model.memory.second) == 50
     again = resume(tmp_path / "run", total_timesteps=24)
     assert len(again.model.memory.second) == 50 and len(again.model.memory) == 24
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no flock")
+def test_two_processes_cannot_train_in_one_directory(tmp_path: Path):
+    import fcntl
+
+    session = new_run("PPO", "Pendulum-v1", 96, tmp_path / "run", **TINY)
+    with open(tmp_path / "run" / "checkpoints" / ".lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process is training"):
+            session.train()
+        with pytest.raises(RunError, match="another process is training"):
+            reopen(tmp_path / "run")
+    assert resume(tmp_path / "run").finished
