@@ -102,7 +102,7 @@ def test_each_epoch_but_the_first_estimates_anew(monkeypatch):
 
 def test_fake_rows_of_a_vector_environment_stay_out():
     env = gym.make_vec("Pendulum-v1", 3, vectorization_mode="sync", max_episode_steps=9)
-    model = make(env, batch_size=None)
+    model = make(env, batch_size=None, num_envs=1)
     seen = []
     update = model.minibatch_step
     model.minibatch_step = lambda b: seen.append(len(b)) or update(b)
