@@ -113,7 +113,7 @@ def as_env(
     """
     if isinstance(env, str):
         found = find(env)
-        movable = found is not None and found[1].kind == "torch"
+        movable = found is not None and found[1].kind == "torch" and env_kwargs.get("backend") != "gymnasium"
         return make_env(env, num_envs, device=_device(device) if movable else "cpu", seed=seed, **env_kwargs)
     if env_kwargs:
         raise TypeError(

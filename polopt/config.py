@@ -8,13 +8,14 @@ import math
 import types
 import typing
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from .schedule import Schedule, as_schedule
 
-__all__ = ["BaseConfig", "check_names", "hyper"]
+__all__ = ["BaseConfig", "check_names", "hyper", "whole_number"]
 
 
 def hyper(default: Any, interval: str = "", doc: str = "") -> Any:
@@ -37,6 +38,18 @@ def check_names(owner: str, given: typing.Iterable[str], known: typing.Iterable[
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; it has: {', '.join(known)}"
             raise TypeError(f"{owner} has no hyperparameter {name!r}{hint}")
+
+
+def whole_number(name: str, value: Any, least: int = 0) -> None:
+    """Raise where an argument is no whole number (1e6 is one), or less than it may be.
+
+    Raises:
+        TypeError, ValueError: names the argument and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value).is_integer():
+        raise TypeError(f"{name}={value!r} must be a whole number")
+    if value < least:
+        raise ValueError(f"{name}={value!r} must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import time
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from .agent import Agent
 from .batch import tree_map
+from .config import whole_number
 from .env import Step
 from .errors import NonFiniteError
 from .rollout import rollout
@@ -48,18 +48,6 @@ def learn(
     _learn(
         agent, _Rollouts, int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
     )
-
-
-def whole_number(name: str, value: Any, least: int = 0) -> None:
-    """Raise where an argument is no whole number, or less than it may be.
-
-    Raises:
-        TypeError, ValueError: names the argument and the value.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral | numbers.Real) or value != int(value):
-        raise TypeError(f"{name}={value!r} must be a whole number, not {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name}={value!r} must be at least {least}")
 
 
 def _reset(agent: Agent) -> None:

@@ -97,10 +97,15 @@ class ModelBased(Agent):
     log_every: ClassVar[str] = "episodes"
     scaled_actions = True
     remedy = OffPolicy.remedy
-    fixed = OffPolicy.fixed | frozenset(
+    fixed = frozenset(
         {"num_networks", "num_elites", "model_arch", "model_weight_decay", "model_learning_rate", "model_batch_size",
          "model_patience", "model_holdout", "model_max_passes", "real_ratio", "batch_size"}
     )  # fmt: skip
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "held" in vars(cls):
+            cls.fixed |= cls.held.fixed
 
     # -- slots -----------------------------------------------------------------------------------------------------
 

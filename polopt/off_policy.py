@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from . import action_noise
 from .agent import Agent, AgentConfig
 from .batch import Batch, tree_map
-from .config import hyper
+from .config import hyper, whole_number
 from .critics import QEnsemble
 from .dataset import Dataset, DatasetError
 from .distributions import Distribution
@@ -490,7 +490,7 @@ class OffPolicy(Agent):
             NonFiniteError: a loss became NaN or infinite.
         """
         from .dataset_files import load_dataset
-        from .loop import learn_offline, whole_number
+        from .loop import learn_offline
 
         whole_number("gradient_steps", gradient_steps)
         if self.config.normalize_obs or self.config.normalize_reward:

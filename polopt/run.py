@@ -130,12 +130,8 @@ def new_run(
         raise RunError(f"{folder} already holds a run: go on with it (--resume {folder}), or choose another directory")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: choose another directory")
-    ours = ("checkpoints", "progress.csv", "manifest.json")  # of a start that did not come as far as config.json
-    left = lambda p: p.name in ours or p.name.startswith("events.")
-    if folder.is_dir() and (others := sorted(p.name for p in folder.iterdir() if not left(p))):
+    if folder.is_dir() and (others := sorted(p.name for p in folder.iterdir())):
         raise RunError(f"{folder} holds other files ({', '.join(others[:3])}): choose a new directory, or an empty one")
-    for path in folder.iterdir() if folder.is_dir() else ():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not isinstance(env, str):
         raise TypeError(f"env={env!r} must be an environment id: a run is made again from its directory")
     if isinstance(total_timesteps, bool) or not isinstance(total_timesteps, int) or total_timesteps < 1:
@@ -176,7 +172,11 @@ def new_run(
         if free < need:
             raise RunError(f"the disk of {folder} has {free / 2**20:.0f} MB left, this run needs {need / 2**20:.0f} MB")
         write_json(folder / "config.json", config)
-    except OSError as error:
+    except (OSError, RunError) as error:
+        for path in folder.iterdir() if folder.is_dir() else ():  # it was empty: all of it is this start's
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if isinstance(error, RunError):
+            raise
         raise RunError(f"cannot write to {folder}: {error}") from error
     return Session(folder, model, log, total_timesteps, cadence, data)
 

@@ -52,6 +52,8 @@ class FPO(OnPolicy):
     reestimates = True
     optimizer_kwargs = {"eps": 1e-8}  # noqa: RUF012
 
+    fixed = frozenset({"flow_steps", "output_scale"})
+
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
         gamma: float = hyper(0.995, "[0, 1]", "γ; 0.995")

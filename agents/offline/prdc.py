@@ -37,6 +37,8 @@ __all__ = ["PRDC"]
 class PRDC(TwinDelayed):
     """TD3 on a leash to the nearest recorded pair. Learns by :meth:`learn_offline`."""
 
+    fixed = frozenset({"beta", "neighbours", "reach"})
+
     @dataclass(frozen=True, kw_only=True)
     class Config(TD3BCConfig):
         alpha: float = hyper(2.5, "[0, inf)", "α, weight of the value; HalfCheetah: 40, AntMaze: 7.5")

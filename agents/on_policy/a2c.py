@@ -34,6 +34,8 @@ class A2C(OnPolicy):
 
     policy_loss_name = "policy_loss"
 
+    fixed = frozenset({"use_rms_prop", "rms_prop_eps"})
+
     @dataclass(frozen=True, kw_only=True)
     class Config(OnPolicyConfig):
         learning_rate: Schedule = hyper(7e-4, "[0, inf)", "learning rate")

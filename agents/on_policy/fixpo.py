@@ -40,7 +40,7 @@ class FixPO(OnPolicy):
     needs_kl = True
     needs_disjoint = True
 
-    fixed = frozenset({"beta_lr"})
+    fixed = frozenset({"beta", "beta_lr"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):

@@ -71,6 +71,8 @@ class PMOE(OnPolicy):
 
     action_spaces = (spaces.Box,)
 
+    fixed = frozenset({"primitives", "q_hidden"})
+
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
         clip_range: Schedule = hyper(0.2, "(0, inf)", "ε; the authors' script: 0.2")

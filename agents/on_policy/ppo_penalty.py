@@ -39,6 +39,8 @@ class PPOPenalty(OnPolicy):
 
     needs_kl = True
 
+    fixed = frozenset({"beta"})
+
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
         d_targ: float = hyper(0.01, "(0, inf)", "d_targ [nat], mean KL an update should make; the paper's best: 0.01")

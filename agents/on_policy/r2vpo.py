@@ -41,7 +41,7 @@ class R2VPO(OnPolicy):
 
     log_ratio_bound = 5.0
 
-    fixed = frozenset({"multiplier_lr"})
+    fixed = frozenset({"multiplier", "multiplier_lr"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):

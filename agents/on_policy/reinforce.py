@@ -40,6 +40,8 @@ class REINFORCE(OnPolicy):
 
     policy_loss_name = "policy_loss"
 
+    fixed = frozenset({"baseline"})
+
     @dataclass(frozen=True, kw_only=True)
     class Config(OnPolicyConfig):
         normalize_advantage: bool = hyper(False, doc="standardise G - b over the batch")

@@ -54,7 +54,7 @@ class VMPO(OnPolicy):
 
     needs_kl = needs_disjoint = True
 
-    fixed = frozenset({"dual_learning_rate"})
+    fixed = frozenset({"eta_init", "alpha_init", "dual_learning_rate"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
@@ -73,9 +73,7 @@ class VMPO(OnPolicy):
         self.make_split_parts(**optimizer)
         alphas = dict.fromkeys(self.bounds(), self.config.alpha_init)
         self.nets["dual"] = self.dual = Multipliers(eta=self.config.eta_init, **alphas).to(self.device)
-        self.dual.register_buffer(
-            "age", torch.zeros((), dtype=torch.int64)
-        )  # rollouts learned from, over all of learning
+        self.dual.register_buffer("age", torch.zeros((), dtype=torch.int64))  # rollouts ever learned from
         self.nets["old"] = copy.deepcopy(self.policy).requires_grad_(False)
         self.parts["dual"] = DualPart(self.dual, lr=self.config.dual_learning_rate)
 

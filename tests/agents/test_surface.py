@@ -236,6 +236,11 @@ def test_hyperparameters_that_are_built_in_cannot_be_set():
     for name, value in dict(gamma=0.5, target_entropy=-3.0, buffer_size=10, n_steps=2).items():
         with pytest.raises(AttributeError, match=f"SAC.{name} is built into the model"):
             setattr(sac, name, value)
+    fixpo = polopt.FixPO("MlpPolicy", "CartPole-v1", seed=0)
+    for name in ("beta", "beta_lr", "max_grad_norm"):
+        with pytest.raises(AttributeError, match="built into the model"):
+            setattr(fixpo, name, 0.1)
+    assert {"ent_coef", "gamma", "real_ratio", "num_envs"} <= polopt.MBPO.fixed  # the held agent's too
 
 
 def test_an_unseeded_model_leaves_torchs_generator_alone():
@@ -248,6 +253,7 @@ def test_an_unseeded_model_leaves_torchs_generator_alone():
 
 @pytest.mark.parametrize(("call", "error", "words"), [
     (lambda: ppo().learn("100"), TypeError, "total_timesteps='100' must be a whole number"),
+    (lambda: ppo().learn(float("nan")), TypeError, "total_timesteps=nan must be a whole number"),
     (lambda: ppo().learn(-1), ValueError, "total_timesteps=-1 must be at least 0"),
     (lambda: ppo().learn(32, log_interval=0), ValueError, "log_interval=0 must be at least 1"),
     (lambda: ppo().predict((np.zeros(4), {})), ValueError, "tuple"),

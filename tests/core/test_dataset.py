@@ -85,16 +85,8 @@ def test_returns_over_several_steps_end_with_the_episode():
     model = polopt.TD3BC(seed=0, gamma=0.5, n_steps=2, standardize=False, policy_kwargs=dict(net_arch=[4]))
     model.learn_offline(three_episodes(observation_space=OBS, action_space=ACT), 0)
     b = model.memory.rows()
-    assert b.reward.tolist() == [
-        1 + 1,
-        2 + 1.5,
-        3 + 2,
-        4,
-        5 + 3,
-        6,
-        8 + 4.5,
-        9,
-    ]  # rows 0-5, 7 and 8, after which none comes
+    # Rows 0-5, 7 and 8, after which none comes.
+    assert b.reward.tolist() == [1 + 1, 2 + 1.5, 3 + 2, 4, 5 + 3, 6, 8 + 4.5, 9]
     assert b.discount.tolist() == [0.25, 0.25, 0, 0, 0.25, 0.5, 0.25, 0.5]
 
 

@@ -124,6 +124,11 @@ def test_a_directory_that_holds_other_files_is_refused(tmp_path: Path):
     with pytest.raises(RunError, match=r"notes\.txt"):
         tiny(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "mine" / "checkpoints").mkdir(parents=True)  # named as ours, and yet somebody's
+    (tmp_path / "mine" / "checkpoints" / "step_100.zip").write_text("years of work")
+    with pytest.raises(RunError, match="checkpoints"):
+        tiny(tmp_path / "mine")
+    assert (tmp_path / "mine" / "checkpoints" / "step_100.zip").read_text() == "years of work"
 
 
 def test_a_run_that_a_callback_stopped_is_not_finished_and_goes_on(tmp_path: Path):
