@@ -23,6 +23,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
+from ..dataset import Dataset
+from ..dataset_files import load_dataset
 from ..files import write_json
 from ..manifest import manifest
 from ..presets import policy_kwargs
@@ -48,7 +50,8 @@ def make_model(cell: Cell, checkpoint: Path | None = None) -> tuple[Any, Predict
         checkpoint: a polopt model file to go on from exactly; None makes an untrained model.
 
     Raises:
-        ValueError: the library has no such algorithm.
+        ValueError: the library has no such algorithm, or it takes no prior data.
+        FileNotFoundError, DatasetError: as ``add_prior``.
     """
     library = importlib.import_module({"sb3": "stable_baselines3"}.get(cell.library, cell.library))
     algorithm = getattr(library, cell.algorithm, None)
@@ -67,6 +70,10 @@ def make_model(cell: Cell, checkpoint: Path | None = None) -> tuple[Any, Predict
         if normalize:
             config |= {"normalize_obs": True, "normalize_reward": True}
         model = algorithm(policy, cell.env, seed=cell.seed, device="cpu", **config)
+        if cell.prior is not None:
+            if not hasattr(model, "add_prior"):
+                raise ValueError(f"{cell.algorithm} takes no prior data; RLPD does")
+            model.add_prior(cell.prior)
         return model, lambda obs: model.predict(obs, deterministic=True)[0]
 
     for name in _SCHEDULED:
@@ -239,6 +246,7 @@ def run_cell(cell: Cell, checkpoint: Path | None = None) -> dict[str, Any]:
     model, predict = make_model(cell, resumed)
     evaluator = Evaluator(cell, predict, checkpoint)
     done = model.num_timesteps if resumed else 0
+    prior = {} if cell.prior is None else {"prior": _described(load_dataset(cell.prior))}
     if checkpoint is not None and resumed:
         evaluator.restore(json.loads(checkpoint.with_suffix(".json").read_text()), done)
     evaluator.start(done)
@@ -256,6 +264,7 @@ def run_cell(cell: Cell, checkpoint: Path | None = None) -> dict[str, Any]:
         "cell": cell.content,
         "commit": evaluator.starts[-1]["commit"],
         "starts": evaluator.starts,
+        **prior,
         "versions": versions,
         "machine": {
             "cpu": machine["cpu"]["model"],
@@ -272,6 +281,13 @@ def run_cell(cell: Cell, checkpoint: Path | None = None) -> dict[str, Any]:
         "curve": curve,
         "diagnostics": dict(sorted(evaluator.diagnostics.items())),
     }
+
+
+def _described(data: Dataset) -> dict[str, Any]:
+    """What a record says of a dataset; its rows are not kept."""
+    returns = data.returns()
+    mean = round(float(returns.mean()), 3) if len(returns) else None
+    return {"name": data.name, "rows": len(data), "mean_return": mean, "sha256": data.hash}
 
 
 def _commit() -> str | None:

@@ -51,12 +51,16 @@ class Cell:
     evaluation: Evaluation
     config: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+    prior: str | None = None
+    """A dataset to learn from beside the environment: a local Minari id, a Minari folder or a D4RL file."""
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the cell's address is made of: everything but the label."""
+        """What the cell's address is made of: everything but the label, and the prior data where there is any."""
         content = asdict(self)
         del content["label"]
+        if self.prior is None:
+            del content["prior"]
         return content
 
     @property
@@ -148,11 +152,16 @@ def load_suite(path: str | Path) -> Suite:
 def _cells_of(run: Mapping[str, Any], table: Mapping[str, Any], evaluation: Evaluation) -> list[Cell]:
     """The cells of one ``[[run]]``: its own ``envs``, ``seeds``, ``steps`` where given, else the suite's."""
     where = f"[[run]] {run.get('label', run.get('algorithm', ''))!r}"
-    known = {"label", "library", "algorithm", "base", "envs", "seeds", "steps", "config", "env_config"}
+    known = {"label", "library", "algorithm", "base", "envs", "seeds", "steps", "config", "env_config", "prior"}
     _only_keys(where, run, known, {"library", "algorithm"})
     library, algorithm = run["library"], run["algorithm"]
     if library not in LIBRARIES:
         raise ValueError(f"{where}: library is {library!r}; it is one of {', '.join(LIBRARIES)}")
+    prior = run.get("prior")
+    if prior is not None and library != "polopt":
+        raise ValueError(f"{where}: prior data is polopt's; {library} takes none")
+    if prior is not None and not isinstance(prior, str):
+        raise ValueError(f"{where}: prior is {prior!r}; it takes the id or the path of a dataset")
     envs = run.get("envs", table["envs"])
     seeds = run.get("seeds", table["seeds"])
     steps = _positive(f"{where}: steps", run.get("steps", table["steps"]))
@@ -175,7 +184,7 @@ def _cells_of(run: Mapping[str, Any], table: Mapping[str, Any], evaluation: Eval
             config = _merged(_preset(where, library, algorithm, env), config)
         for seed in seeds:
             label = run.get("label", f"{library} {algorithm}")
-            cells.append(Cell(library, algorithm, env, seed, steps, evaluation, config, label))
+            cells.append(Cell(library, algorithm, env, seed, steps, evaluation, config, label, prior))
     return cells
 
 

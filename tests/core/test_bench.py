@@ -157,6 +157,8 @@ def test_committed_suites_load_and_every_record_belongs_to_one(path):
         (("config = {", "config = {{"), "is not TOML"),
         (("seeds = [0, 1]", "seeds = [0, 0]"), "the same cell"),
         (("config = {", "config = { preset = true, "), "preset is polopt's; sb3 has none"),
+        (("config = {", 'prior = "a/b-v0"\nconfig = {'), "prior data is polopt's; sb3 takes none"),
+        (('library = "sb3"', 'library = "polopt"\nprior = 1'), "prior is 1; it takes the id or the path"),
         (("[evaluation]", 'reference = {"CartPole-v1" = [1.0, 1.0]}\n[evaluation]'), "low < high"),
     ],
 )
@@ -257,6 +259,45 @@ def test_a_killed_polopt_cell_goes_on_exactly(tmp_path, monkeypatch):
     assert resumed["curve"]["steps"] == [0, 256, 512, 768, 1024]
     assert resumed["diagnostics"] == whole["diagnostics"]
     assert np.all(np.diff(resumed["curve"]["train_seconds"]) > 0)
+
+
+def test_a_cell_with_prior_data_goes_on_exactly_and_names_the_data(tmp_path, monkeypatch):
+    from polopt.dataset_files import load_dataset, write_minari
+    from polopt.generate import generate
+
+    data = generate("Pendulum-v1", "random", 400)
+    write_minari(data, "a/b-v0", tmp_path / "a")
+    config = {"gradient_steps": 2, "policy_delay": 2, "n_critics": 3, "learning_starts": 20, "batch_size": 8}
+    config |= {"policy_kwargs": {"net_arch": [8]}, "buffer_size": 200}
+    address = {}
+    for prior in (None, str(tmp_path / "a")):
+        cell = Cell("polopt", "RLPD", "Pendulum-v1", 0, 60, Evaluation(every=20, episodes=1), config, "RLPD", prior)
+        address[prior] = cell.address
+    assert len(set(address.values())) == 2
+    whole = cell_module.run_cell(cell)
+    assert whole["prior"] == {
+        "name": "a/b-v0", "rows": 400, "mean_return": pytest.approx(data.returns().mean(), abs=1e-2),
+        "sha256": load_dataset(tmp_path / "a").hash,
+    }  # fmt: skip
+    play, evaluations = cell_module.play, []
+
+    def killed(*args):
+        evaluations.append(1)
+        if len(evaluations) == 3:
+            raise KeyboardInterrupt
+        return play(*args)
+
+    monkeypatch.setattr(cell_module, "play", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cell_module.run_cell(cell, tmp_path / "cell")
+    monkeypatch.undo()
+    resumed = cell_module.run_cell(cell, tmp_path / "cell")
+    assert [start["step"] for start in resumed["starts"]] == [0, 20]
+    assert resumed["curve"]["returns"] == whole["curve"]["returns"]
+    with pytest.raises(ValueError, match="SAC takes no prior data; RLPD does"):
+        cell_module.make_model(Cell("polopt", "SAC", "Pendulum-v1", 0, 1, Evaluation(1), {}, "", str(tmp_path / "a")))
+    with pytest.raises(FileNotFoundError):
+        cell_module.make_model(Cell("polopt", "RLPD", "Pendulum-v1", 0, 1, Evaluation(1), {}, "", "no/such-v0"))
 
 
 # The pool
