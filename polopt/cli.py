@@ -574,9 +574,11 @@ def _parse(cls: Any, args: list[str], command: str) -> Any:
 @contextmanager
 def _usage() -> Iterator[None]:
     """Around what checks what was asked for: its complaints are the user's, not a bug's traceback."""
+    from polopt.errors import RenderError
+
     try:
         yield
-    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+    except (ValueError, TypeError, NotImplementedError, OSError, RenderError) as error:
         raise UsageError(str(error)) from error
     except Exception as error:
         if type(error).__module__.startswith(

@@ -1,8 +1,8 @@
-"""What stops a training."""
+"""What stops a training, or a picture."""
 
 from __future__ import annotations
 
-__all__ = ["EnvError", "NonFiniteError"]
+__all__ = ["EnvError", "NonFiniteError", "RenderError"]
 
 
 class EnvError(RuntimeError):
@@ -11,3 +11,7 @@ class EnvError(RuntimeError):
 
 class NonFiniteError(RuntimeError):
     """A loss or a parameter became NaN or infinite; the message says which. Checkpoints already written are kept."""
+
+
+class RenderError(RuntimeError):
+    """Nothing can be drawn on this machine; the message says what to install."""

@@ -46,7 +46,7 @@ def film(
 
     Raises:
         NotImplementedError: the environment draws nothing.
-        RuntimeError: there is no OpenGL; says what to install.
+        RenderError: there is no OpenGL; says what to install.
     """
     from .envs import make_env
 

@@ -527,20 +527,22 @@ class OffPolicy(Agent):
         self.n_envs, self.normalizer = None, None
         self._setup_model()
 
-    def as_replay(self, dataset: Dataset) -> Replay:
-        """A memory that holds a dataset's transitions, and nothing else.
+    def as_replay(self, data: Dataset | Batch, edge: float = 0.0) -> Replay:
+        """A memory that holds a dataset's transitions, or these rows in the environment's units, and nothing else.
+
+        Args:
+            edge: how far scaled actions keep from the ends of [-1, 1].
 
         Raises:
-            DatasetError: it has none.
+            DatasetError: there are none.
         """
-        rows = dataset.transitions()
+        rows = data.transitions() if isinstance(data, Dataset) else data
         if not len(rows):
-            raise DatasetError(f"{dataset.name} has no whole transition")
-        shape = self.observation_space.shape
-        rows = rows.plus(
-            action=scale(self.action_space, rows.action),
-            **{k: rows[k].reshape(-1, *shape) for k in ("obs", "next_obs")},
-        )
+            raise DatasetError(f"{data.name if isinstance(data, Dataset) else 'the data'} has no whole transition")
+        rows = rows.plus(action=scale(self.action_space, rows.action).clamp(edge - 1, 1 - edge))
+        if isinstance(self.observation_space, spaces.Box):  # a file may hold them flat
+            shape = self.observation_space.shape
+            rows = rows.plus(**{k: rows[k].reshape(-1, *shape) for k in ("obs", "next_obs")})
         memory = self.make_memory(len(rows))
         memory.add(rows.map(lambda x: x.unsqueeze(1).to(self.device)))
         memory.flush()

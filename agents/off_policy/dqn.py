@@ -1,7 +1,7 @@
 """DQN: Deep Q-Network.
 
 Mnih, Kavukcuoglu, Silver, Rusu, Veness, Bellemare, Graves, Riedmiller, Fidjeland, Ostrovski, Petersen, Beattie, Sadik,
-Antonoglou, King, Kumaran, Wierstra, Legg, Hassabis, 2015, Nature 518:529; arXiv 1312.5602.
+Antonoglou, King, Kumaran, Wierstra, Legg, Hassabis, 2015, Nature 518:529; first form: arXiv 1312.5602.
 
 Q-learning with a network, kept stable by a replay and by a copy Q̄ of the network that is renewed every C steps only:
 

@@ -41,6 +41,9 @@ from .sac import as_number, starting_temperature
 
 __all__ = ["RLPD", "xavier_"]
 
+EDGE = 1e-5
+"""How far prior actions keep from the ends of [-1, 1]."""
+
 
 def xavier_(net: nn.Module) -> None:
     """Uniform weights within √(6 / (fan in + fan out)), each member of an ensemble its own, and zero biases."""
@@ -160,11 +163,11 @@ class RLPD(OffPolicy):
         if isinstance(data, Replay):
             prior = self._checked(data)
         elif isinstance(data, Batch):
-            prior = self._as_replay(data)
+            prior = self.as_replay(self._checked_rows(data), EDGE)
         else:
             data = load_dataset(data)
             data.check(self.observation_space, self.action_space)
-            prior = self.as_replay(data)
+            prior = self.as_replay(data, EDGE)
         self.memory = Mix(self.memory, prior, self.config.prior_share)
         return self
 
@@ -183,7 +186,7 @@ class RLPD(OffPolicy):
                 )
         return prior
 
-    def _as_replay(self, data: Batch) -> Replay:
+    def _checked_rows(self, data: Batch) -> Batch:
         needed = ("obs", "action", "reward", "next_obs", "terminated")
         if missing := [name for name in needed if name not in data]:
             raise ValueError(f"prior data has no {', '.join(missing)}; it needs {', '.join(needed)}")
@@ -203,15 +206,8 @@ class RLPD(OffPolicy):
         action = 2 * (data.action.cpu().float() - low) / (high - low) - 1
         if float(action.abs().max()) > 1.001:
             raise ValueError(f"prior data: actions lie outside {box}: they must be in the environment's own units")
-        rows = data.only(*needed).plus(
-            action=action.reshape(n, -1).clamp(-1 + 1e-5, 1 - 1e-5),
-            truncated=data.truncated.bool() if "truncated" in data else torch.zeros(n, dtype=torch.bool),
-            terminated=data.terminated.bool(),
-        )
-        prior = self.make_memory(n)
-        prior.add(rows.map(lambda x: x.unsqueeze(1).to(self.device)))
-        prior.flush()
-        return prior
+        cut = data.truncated.bool() if "truncated" in data else torch.zeros(n, dtype=torch.bool)
+        return data.only(*needed).plus(action=data.action.cpu(), truncated=cut, terminated=data.terminated.bool())
 
     def _take_dataset(self, dataset: Dataset) -> None:
         prior = self.memory.second if isinstance(self.memory, Mix) else None

@@ -18,6 +18,7 @@ from gymnasium.utils import seeding
 from mujoco.batch import Batch, SimulationError
 
 from polopt.env import EnvError, HostEnv, State, Step
+from polopt.errors import RenderError
 
 from . import HEADLESS
 from .contact import ContactBatch
@@ -402,7 +403,7 @@ class MujocoEnv(HostEnv):
 
         Raises:
             IndexError: there is no such world.
-            RuntimeError: OpenGL cannot be had; the message says what to install.
+            RenderError: OpenGL cannot be had; the message says what to install.
         """
         if not 0 <= index < self.num_envs:
             raise IndexError(f"index={index}: must be in [0, {self.num_envs})")
@@ -487,7 +488,7 @@ def _open_renderer(model: mujoco.MjModel, height: int, width: int, max_geom: int
             raise RuntimeError("MuJoCo was imported with GLFW as its backend, which needs a display")
         return mujoco.Renderer(model, height, width, max_geom)
     except Exception as error:  # PyOpenGL, EGL, OSMesa and GLFW each raise types of their own
-        raise RuntimeError(
+        raise RenderError(
             f"rendering needs OpenGL, which could not be set up ({type(error).__name__}: {error}). Without a display: "
             "install EGL (Debian, Ubuntu: apt-get install libegl1 libgl1) and set MUJOCO_GL=egl before MuJoCo is first "
             "imported, or install libosmesa6 and set MUJOCO_GL=osmesa"

@@ -105,3 +105,5 @@ def test_learns_the_riccati_gain():
     k = riccati_gain()
     assert math.isclose(k, 2.659332, rel_tol=1e-6)
     assert np.sqrt(np.mean((action + k * x) ** 2)) < 0.05 * k
+    fitted = -(action * x).sum() / (x * x).sum()
+    assert abs(fitted / k - 1) < 0.05

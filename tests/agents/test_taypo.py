@@ -154,6 +154,38 @@ def test_the_tabular_series_converges_within_the_papers_bound():
     assert all(b < a / 5 for a, b in itertools.pairwise(errors[:4]))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_second_order_comes_much_closer_to_the_discounted_return(seed):
+    """J(μ) + U_1 against J(μ) + U_1 + U_2 for a policy near the data's, with the agent's carry over a long trajectory."""
+    rng, S, A, gamma, T = np.random.default_rng(seed), 4, 3, 0.9, 200
+    P, R = rng.dirichlet(np.ones(S), size=(S, A)), rng.normal(size=(S, A)).ravel()
+    mu = rng.dirichlet(np.full(A, 5.0), size=S)
+    pi = 0.98 * mu + 0.02 * np.eye(A)[rng.integers(A, size=S)]
+    move = lambda policy: (P[..., None] * policy).reshape(S * A, S * A)
+    q = lambda policy: np.linalg.solve(np.eye(S * A) - gamma * move(policy), R)
+    first = lambda policy: (policy / S).ravel()
+    gap = first(pi) @ q(pi) - first(mu) @ q(mu)
+    # The expectation of a product over times u < t is a product of matrices: the trajectory enumerated, all at once.
+    rho, weights = (pi / mu).ravel() - 1, pair_weights(torch.zeros(T, dtype=torch.bool), gamma, T, T).double().numpy()
+    visits = [first(mu)]
+    for _ in range(T - 1):
+        visits.append(visits[-1] @ move(mu))
+    q_mu, one, two = q(mu), 0.0, 0.0
+    carried = np.zeros(S * A)  # E[ C_t 1{(s_t, a_t)} ]
+    for t in range(T):
+        one += gamma**t * (visits[t] * rho) @ q_mu
+        two += gamma**t * (carried * rho) @ q_mu
+        carried = (carried + visits[t] * rho) @ move(mu)
+    # what the agent's weights give for the same pairs, of which U_2 is the discounted sum
+    by_weights = sum(
+        gamma**u * weights[t, u] * ((visits[u] * rho) @ np.linalg.matrix_power(move(mu), t - u) * rho) @ q_mu
+        for t in range(60)
+        for u in range(t)
+    )
+    assert by_weights == pytest.approx(two, rel=0.02)
+    assert abs(gap - one) > 20 * abs(gap - one - two)
+
+
 def test_rows_are_whole_stretches_of_one_world(prepared):
     model = make(n_steps=50)  # 100 rows: six segments of 16 and 4 rows
     b = prepared(model)
@@ -196,6 +228,27 @@ def test_later_steps_are_not(prepared):
         model.minibatch_step(b)
     b = model.evaluate(b)
     assert abs(model.policy_loss(b) + surrogate(b.ratio, b.advantage, 0.2).mean()) > 1e-6
+
+
+def test_the_loss_as_written(prepared):
+    """The objective by the recursion, row after row, where some factors are clipped and some carries bounded."""
+    model = make(coef=0.7, carry_bound=0.1, learning_rate=1e-2)
+    minibatch = next(model.minibatches(prepared(model)))
+    for _ in range(6):
+        model.minibatch_step(minibatch)
+    b = model.evaluate(minibatch)
+    ratio, advantage, done = (x.detach().double() for x in (b.ratio, b.advantage, b.done))
+    clipped = ratio.clamp(0.8, 1.2)
+    total, bounded = torch.min(ratio * advantage, clipped * advantage).sum().item(), 0
+    for start in (0, 16):
+        c = 0.0
+        for t in range(start, start + 16):
+            x = clipped[t].item() - 1
+            bounded += abs(c) > 0.1
+            total += 0.7 * max(-0.1, min(0.1, c)) * x * advantage[t].item()
+            c = 0.99 * (1 - done[t].item()) * (c + x)
+    assert bounded > 3 and (clipped != ratio).any()
+    assert model.policy_loss(b).item() == pytest.approx(-total / 32, abs=1e-6)
 
 
 def test_a_minibatch_that_splits_segments_is_refused():

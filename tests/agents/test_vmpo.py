@@ -75,6 +75,16 @@ def test_the_two_kls_of_a_gaussian(moved, prepared):
     assert whole > 1e-3 and abs(rest.item()) < 1e-12
 
 
+def test_the_two_kls_of_a_gaussian_that_moved_and_widened():
+    """C_μ measures the mean's move in the old covariance, C_Σ is the rest; d = 1, from N(0, 1) to N(1, e)."""
+    d = polopt.distributions.DiagGaussian(1)
+    old, new = torch.tensor([[0.0, 0.0]], dtype=torch.float64), torch.tensor([[1.0, 1.0]], dtype=torch.float64)
+    mean, covariance = (kl.item() for kl in d.kl_parts(old, new))
+    assert mean == pytest.approx(0.5, abs=1e-12)
+    assert covariance == pytest.approx(0.5 * (math.exp(-2) - 1) + 1, abs=1e-12)
+    assert covariance + 0.5 * math.exp(-2) == pytest.approx(d.kl(old, new).item(), abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("env", "names"), [("Pendulum-v1", {"eta", "alpha_mu", "alpha_sigma"}), ("CartPole-v1", {"eta", "alpha"})]
 )

@@ -99,6 +99,18 @@ def test_record(run: Path, capsys: pytest.CaptureFixture[str]):
     assert ".mp4" in capsys.readouterr().err
 
 
+def test_recording_where_nothing_renders_says_so(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    import polopt.film
+    from polopt.errors import RenderError
+
+    def dark(*args, **kwargs):
+        raise RenderError("rendering needs OpenGL")
+
+    monkeypatch.setattr(polopt.film, "film", dark)
+    assert main(["record", str(run), "--out", str(run / "dark.mp4")]) == 2
+    assert "rendering needs OpenGL" in capsys.readouterr().err and not (run / "dark.mp4").exists()
+
+
 def test_lists(capsys: pytest.CaptureFixture[str]):
     assert main(["list", "envs"]) == 0
     out = capsys.readouterr().out

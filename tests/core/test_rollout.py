@@ -1,10 +1,12 @@
 """The rollout: what is stored, and that the host's and torch's ways to act are one."""
 
 import numpy as np
+import pytest
 import torch
 from polopt.envs import make_env
 
 import polopt
+from polopt.advantage import gae
 from polopt.rollout import rollout
 
 
@@ -79,6 +81,30 @@ def test_next_step_autoreset_trains_on_valid_rows_only():
     assert len(rows) == int(batch.valid.sum())
     m.learn(64 * 3)
     assert m.num_timesteps >= 192 and m.num_timesteps < 400
+
+
+@pytest.mark.parametrize("vectorised_by", ["polopt", "gymnasium"])
+def test_a_cut_episode_is_worth_what_its_last_observation_is(vectorised_by):
+    """Pendulum ends by its time limit alone: the successor's value is V of the last observation, not of the reset's."""
+    import gymnasium as gym
+
+    env = "Pendulum-v1" if vectorised_by == "polopt" else gym.make_vec("Pendulum-v1", 2, vectorization_mode="sync")
+    m = polopt.PPO(
+        "MlpPolicy", env, n_steps=450, batch_size=None, seed=0, **({"num_envs": 2} if env == "Pendulum-v1" else {})
+    )
+    batch, _ = rollout(m.env, m, m.env.reset_host(0).copy(), 450)
+    valid = batch.valid if "valid" in batch else torch.ones_like(batch.truncated)
+    assert batch.truncated[:-1].sum() == 4 and not batch.terminated.any()
+    b = m.appraise(batch)
+    true = m.policy.value(batch.next_obs.flatten(0, 1)).view(450, 2)
+    torch.testing.assert_close(b.next_value[valid], true[valid])
+    if vectorised_by == "polopt":  # the next row is the next episode's; Gymnasium puts a fake row between
+        after_reset = torch.roll(b.value, -1, 0)
+        assert ((b.next_value - after_reset).abs() > 1e-3)[batch.truncated].all()
+    expected = gae(
+        batch.reward, b.value, true, batch.terminated, batch.truncated, 0.99, 0.95, valid if "valid" in batch else None
+    )
+    torch.testing.assert_close(m.prepare(batch).advantage, expected[valid], rtol=1e-4, atol=1e-5)
 
 
 def test_what_an_actor_remembers_is_stored_beside_the_action(monkeypatch):
