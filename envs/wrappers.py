@@ -39,7 +39,7 @@ class _Counting(Wrapper):
 
     def reset_where(self, mask: Array) -> Obs:
         self._age[torch.as_tensor(mask, device=self.device)] = 0
-        return self._begin(self.env.reset_where(mask))
+        return super().reset_where(mask)
 
     def state_dict(self) -> State:
         return super().state_dict() | {"age": self._age.cpu().numpy().copy()}

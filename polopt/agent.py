@@ -66,6 +66,8 @@ _TAIL: dict[str, Any] = {
     "_init_setup_model": True,
 }
 _ALIASES = {"n_envs": "num_envs"}
+_OF_ENV = ("env", "env_id", "_sb3_env", "normalizer", "n_envs", "observation_space", "action_space")
+"""What an environment decides of a model."""
 
 
 class Agent(ABC):
@@ -124,6 +126,8 @@ class Agent(ABC):
         for f in fields(cls.Config):
             if not hasattr(cls, f.name):
                 setattr(cls, f.name, _hyperparameter(f.name, f.metadata.get("doc", "")))
+            elif not isinstance(getattr(cls, f.name), property):
+                raise TypeError(f"{cls.__name__}.Config.{f.name}: the class has something else of that name")
 
     def __init__(self, policy: str = "MlpPolicy", env: Any = None, **kwargs: Any) -> None:
         kwargs = {_ALIASES.get(k, k): v for k, v in kwargs.items()}
@@ -156,6 +160,7 @@ class Agent(ABC):
         self._commit: Callable[[Agent], bool] | None = None
         self._turn: Any = None  # the loop's, while it runs
         self.env: Env | None = None
+        self.env_id: str | None = None
         self._sb3_env: Any = None
         self._normalize_state: dict[str, Any] | None = None
         if env is not None:
@@ -195,17 +200,25 @@ class Agent(ABC):
         own = {"num_envs": c.num_envs, "device": self._device or "cpu"} if made_here else {}
         if isinstance(env, str):
             own |= self.env_kwargs
-        env = as_env(env, seed=self.seed, **own)
-        if (c.normalize_obs or c.normalize_reward) and not isinstance(env, Normalize):
-            env = Normalize(
-                env, obs=c.normalize_obs, reward=c.normalize_reward, gamma=getattr(c, "gamma", 0.99),
-                show=not self.normalizes_on_read,
-            )  # fmt: skip
+        env, show = as_env(env, seed=self.seed, **own), not self.normalizes_on_read
+        if isinstance(env, Normalize):
+            pass
+        elif c.normalize_obs or c.normalize_reward:
+            gamma = getattr(c, "gamma", 0.99)
+            env = Normalize(env, obs=c.normalize_obs, reward=c.normalize_reward, gamma=gamma, show=show)
+        elif self._normalize_state is not None:  # it had learned in a Normalize that was given to it
+            env = Normalize.like(env, self._normalize_state, show=show)
         self._adopt(env)
         self._sb3_env = given if _is_sb3(given) else None
 
     def _adopt(self, env: Env) -> None:
         name = type(self).__name__
+        if isinstance(env, Normalize) and env.show == self.normalizes_on_read:
+            remembers = "remembers observations as they are, and normalises what it reads"
+            raise ValueError(
+                f"{name} {remembers if env.show else 'learns from what its environment shows, and Normalize(show=False) shows it raw'}: "
+                "pass the environment without Normalize, and normalize_obs=True"
+            )
         raw = env.env.observation_space if isinstance(env, Normalize) else env.observation_space
         check_observation_space(raw)
         leaves = raw.spaces.values() if isinstance(raw, spaces.Dict) else [raw]
@@ -216,7 +229,7 @@ class Agent(ABC):
                 "observation wrapper that gives vectors"
             )
         check_action_space(env.action_space, self.action_spaces, name)
-        self.env, self.n_envs = env, env.num_envs
+        self.env, self.n_envs, self.env_id = env, env.num_envs, env.id
         self.observation_space, self.action_space = raw, env.action_space
         self.normalizer = env if isinstance(env, Normalize) else None
 
@@ -247,15 +260,20 @@ class Agent(ABC):
 
     @abstractmethod
     def _build(self) -> None:
-        """Fill ``self.nets`` (name -> module, ``policy`` among them), ``self.parts`` and ``self.memory``."""
+        """Fill ``self.nets`` (name -> module, ``policy`` among them) and ``self.parts``; and whatever else learning needs."""
+
+    def _check_sizes(self) -> None:  # noqa: B027
+        """Raise a ValueError where hyperparameters do not fit each other or the number of worlds."""
 
     def part(self, name: str, params: Any, *, lr: float | None = None, **kwargs: Any) -> Part:
         """Declare parameters that step together. Without ``lr`` they follow ``learning_rate``'s schedule."""
         part = Part(params, lr=as_schedule(self.config.learning_rate)(1.0) if lr is None else lr, **kwargs)
         if self.compiled and not (part.adam or part.sgd):
+            rms = hasattr(self.config, "use_rms_prop")
+            other = "use_rms_prop=False" if rms else "policy_kwargs=dict(optimizer_class=torch.optim.Adam)"
             raise ValueError(
                 f"{type(self).__name__}: compile=True needs Adam, AdamW or SGD without momentum as optimizer; set compile=False, "
-                "or another one (A2C: use_rms_prop=False, else policy_kwargs=dict(optimizer_class=torch.optim.Adam))"
+                f"or another one ({other})"
             )
         if lr is None:
             self._scheduled.append(part)
@@ -463,21 +481,14 @@ class Agent(ABC):
         fresh = not hasattr(self, "nets")
         if not fresh and self.normalizer is not None:
             self._normalize_state = self.normalizer.statistics()
-        before = None if fresh else (self.observation_space, self.action_space, getattr(self, "n_envs", None))
-        old = self.env, self._sb3_env, getattr(self, "normalizer", None)
-        self._take_env(env)
-        if before is not None:
-            theirs = self.observation_space, self.action_space
-            count_ = self.n_envs
-            problem = None
-            if not (same(before[0], theirs[0]) and same(before[1], theirs[1])):
-                problem = f"its spaces {theirs[0]}, {theirs[1]} differ from the model's {before[0]}, {before[1]}"
-            elif before[2] is not None and count_ != before[2]:
-                problem = f"it has {count_} worlds where the model was set up with {before[2]}"
-            if problem:
-                self.observation_space, self.action_space, self.n_envs = before
-                self.env, self._sb3_env, self.normalizer = old
-                raise ValueError(f"env does not fit this model: {problem}")
+        before = {name: self.__dict__[name] for name in _OF_ENV if name in self.__dict__}
+        try:
+            self._take_env(env)
+            if not fresh:
+                self._check_fit(before)
+        except Exception:
+            self.__dict__.update(before)
+            raise
         if fresh:
             self._setup_model()
         if self._normalize_state is not None and self.normalizer is not None:
@@ -494,6 +505,18 @@ class Agent(ABC):
                 warnings.warn(
                     "the file's worlds are of another kind than env: they begin anew, all else goes on", stacklevel=2
                 )
+
+    def _check_fit(self, before: dict[str, Any]) -> None:
+        """Raise where the environment just taken is not one for the networks that there are."""
+        obs, action, worlds = (before.get(name) for name in ("observation_space", "action_space", "n_envs"))
+        mine = self.observation_space, self.action_space
+        problem = None
+        if not (same(obs, mine[0]) and same(action, mine[1])):
+            problem = f"its spaces {mine[0]}, {mine[1]} differ from the model's {obs}, {action}"
+        elif worlds is not None and self.n_envs != worlds:
+            problem = f"it has {self.n_envs} worlds where the model was set up with {worlds}"
+        if problem:
+            raise ValueError(f"env does not fit this model: {problem}")
 
     def _load_worlds(self, state: dict[str, Any] | None) -> None:
         if state is None or self.env is None:
@@ -583,7 +606,7 @@ class Agent(ABC):
             "policy_kwargs": _encode_kwargs(self.policy_kwargs),
             "observation_space": to_json(self.observation_space),
             "action_space": to_json(self.action_space),
-            "env_id": None if self.env is None else self.env.id,
+            "env_id": self.env_id,
             "env_kwargs": _encode_kwargs(self.env_kwargs),
             "seed": self.seed,
             "n_envs": getattr(self, "n_envs", self.config.num_envs),
@@ -610,9 +633,14 @@ class Agent(ABC):
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Take :meth:`training_state` back: the next ``learn(..., reset_num_timesteps=False)`` goes on where it was taken."""
-        self.generator.set_state(state["generator"])
-        if "dice" in state:
+        try:
+            self.generator.set_state(state["generator"])
             self._dice.set_state(state["dice"])
+        except RuntimeError:  # a generator's state is of its kind of device
+            warnings.warn(
+                f"the file was written on another kind of device than {self.device}: random numbers begin anew",
+                stacklevel=2,
+            )
         torch.set_rng_state(state["torch_rng"])
         self.ep_info_buffer.extend(state["episodes"])
         self.ep_success_buffer.extend(state["successes"])
@@ -690,9 +718,11 @@ class Agent(ABC):
             from_json(state["action_space"]),
         )
         model.n_envs, model.normalizer = state["n_envs"], None  # no number: it has only seen a dataset
-        model._normalize_state = state["normalize"]
-        if state["normalize"] is not None and env is None:
-            model.normalizer = _frozen_normalizer(model, state["normalize"])
+        model.env_id = state["env_id"]
+        stored = model._normalize_state = _still_wanted(state["normalize"], changes)
+        if stored is not None and env is None:
+            model.normalizer = Normalize.like(_Frozen(model), stored, show=not model.normalizes_on_read)
+            model.normalizer.training = False
         model._setup_model()
         model.set_parameters(state["parameters"], exact_match=not state.get("partial"))
         for part in model.parts.values() if changes.keys() & known.keys() else ():
@@ -742,11 +772,20 @@ def _hyperparameter(name: str, doc: str) -> property:
                 f"{type(self).__name__}.{name} is built into the model and cannot be set afterwards: pass {name}={value!r} to "
                 "the constructor, or to load"
             )
-        self.config = self.config.replace(**{name: value})
-        if hasattr(self, "nets"):
-            progress = self._progress
-            self._refresh()
-            self._set_schedules(progress)
+        before, self.config = self.config, self.config.replace(**{name: value})
+        if not hasattr(self, "nets"):
+            return
+        try:
+            self._check_sizes()
+        except ValueError:
+            self.config = before
+            raise
+        progress = self._progress
+        self._refresh()
+        self._set_schedules(progress)
+        self.__dict__.pop("_graphs", None)  # they are of the former value, or shapes
+        if name == "gamma" and self.normalizer is not None and (before.normalize_obs or before.normalize_reward):
+            self.normalizer.gamma = value
 
     return property(get, set_, doc=doc)
 
@@ -800,12 +839,16 @@ class _Frozen(Env):
     step = pop_episodes = state_dict = load_state_dict = reset
 
 
-def _frozen_normalizer(model: Agent, statistics: dict[str, Any]) -> Normalize:
-    kinds = dict(obs=bool(statistics["obs"]), reward="reward" in statistics)
-    normalizer = Normalize(_Frozen(model), **kinds, show=not model.normalizes_on_read)
-    normalizer.load_statistics(statistics)
-    normalizer.training = False
-    return normalizer
+def _still_wanted(statistics: dict[str, Any] | None, changes: dict[str, Any]) -> dict[str, Any] | None:
+    """A file's running moments less those that are switched off as it is loaded."""
+    if statistics is None:
+        return None
+    kept = dict(statistics)
+    if changes.get("normalize_obs", True) is False:
+        kept["obs"] = {}
+    if changes.get("normalize_reward", True) is False:
+        kept.pop("reward", None)
+    return kept if kept["obs"] or "reward" in kept else None
 
 
 _TRUSTED = ("torch.nn.", "torch.optim.", "stable_baselines3.")

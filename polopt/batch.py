@@ -50,6 +50,15 @@ class Batch:
         """A new batch with these fields added or replaced; tensors are shared."""
         return Batch(**{**self.__dict__, **fields})
 
+    def without(self, *names: str) -> Batch:
+        """A new batch without these fields."""
+        return Batch(**{k: v for k, v in self.__dict__.items() if k not in names})
+
+    @property
+    def transitions(self) -> int:
+        """How many of its rows are transitions: all, or those that are ``valid``."""
+        return int(self.valid.sum()) if "valid" in self else self.reward.numel()
+
     def only(self, *names: str) -> Batch:
         """A new batch of these fields."""
         return Batch(**{k: self.__dict__[k] for k in names})

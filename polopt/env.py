@@ -305,6 +305,13 @@ class Wrapper(Env):
     def step_host(self, action: np.ndarray) -> Step:
         return self._after(self.env.step_host(action))
 
+    def _again(self, obs: Obs, mask: Any) -> Obs:
+        """All worlds' observations after those in ``mask`` have begun anew, as this wrapper shows them."""
+        return self._begin(obs)
+
+    def reset_where(self, mask: Any) -> Obs:
+        return self._again(self.env.reset_where(mask), mask)
+
     def pop_episodes(self) -> list[Episode]:
         return self.env.pop_episodes()
 

@@ -27,7 +27,7 @@ from gymnasium import Space
 from torch import Tensor, nn
 
 from .networks import MLP, host_forward, lecun_uniform_
-from .policy import Encoder, HostAct, Policy, unscale
+from .policy import Encoder, HostAct, Policy, unscale, widths
 from .spaces import encoded_size
 
 __all__ = [
@@ -189,7 +189,7 @@ class FlowPolicy(Policy):
         scale: float = 1.0,
     ) -> None:
         super().__init__(observation_space, action_space)
-        arch = net_arch if isinstance(net_arch, dict) else {"pi": list(net_arch), "vf": list(net_arch)}
+        arch = widths(net_arch, "pi", "vf")
         self.steps, self.dim = steps, encoded_size(action_space)
         self.encoder = Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
         self.field = VelocityField(self.encoder.size, self.dim, arch["pi"], activation_fn, scale=scale)

@@ -32,10 +32,22 @@ def static(method: Callable[..., Any]) -> Callable[..., Any]:
         if entry is None:
             entry = graphs[key] = (shapes, torch.compile(method.__get__(self), fullgraph=True, dynamic=False))
         if entry[0] != shapes:
+            _count_eager(self, method.__name__)
             return method(self, *args)
+        self.__dict__["_eager_calls"] = 0
         return entry[1](*args)
 
     return call
+
+
+def _count_eager(self: Any, name: str) -> None:
+    """Say once where compiling is in vain: hundreds of calls, none of them of the compiled shapes."""
+    self.__dict__["_eager_calls"] = calls = self.__dict__.get("_eager_calls", 0) + 1
+    if calls == 300:
+        warnings.warn(
+            f"compile=True: {name} keeps coming in other shapes than it was compiled for, and runs eager; fix the batch size",
+            stacklevel=3,
+        )
 
 
 def _shape(x: Any) -> Any:

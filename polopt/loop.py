@@ -136,7 +136,7 @@ class _Rollouts:
         except BaseException:
             agent._last_obs = None  # the worlds have moved on from it
             raise
-        agent.num_timesteps = before + (int(batch.valid.sum()) if "valid" in batch else batch.reward.numel())
+        agent.num_timesteps = before + batch.transitions
         agent._record_episodes(env.pop_episodes())
         if self.callbacks.stopped:
             agent.abandon(batch)
@@ -273,6 +273,8 @@ class _Callbacks:
         agent._record_episodes(episodes)
         told = agent.env.unwrapped.infos
         infos: list[dict[str, Any]] = [{} for _ in range(n)] if told is None else [dict(info) for info in told]
+        for i in () if step.valid is None else np.flatnonzero(~_numpy(step.valid)):
+            infos[i]["valid"] = False  # the row of a reset: no transition
         for e in episodes:
             infos[e.index]["episode"] = {"r": e.r, "l": e.l, "t": round(time.perf_counter() - agent._turn.started, 6)}
             if e.success is not None:

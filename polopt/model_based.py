@@ -138,7 +138,7 @@ class ModelBased(Agent):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         agent = self.agent
         agent.num_timesteps, agent._n_updates = self.num_timesteps, self._n_updates
-        self._since_fit += int(batch.valid.sum()) if "valid" in batch else batch.reward.numel()
+        self._since_fit += batch.transitions
         steps = agent.remember(batch)
         log = self.dream() if steps and self._fit_is_due() else {}
         log |= agent.train_steps(steps)

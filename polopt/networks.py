@@ -114,12 +114,3 @@ def count(module: nn.Module) -> int:
 def flat(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors as one vector."""
     return torch.cat([t.reshape(-1) for t in tensors])
-
-
-def unflatten_(tensors: Sequence[Tensor], vector: Tensor) -> None:
-    """Write a vector made by :func:`flat` back into the tensors."""
-    with torch.no_grad():
-        i = 0
-        for t in tensors:
-            t.copy_(vector[i : i + t.numel()].view_as(t))
-            i += t.numel()

@@ -13,6 +13,8 @@ from .env import Env, Obs, State, Step, Wrapper
 
 __all__ = ["Normalize", "RunningMoments"]
 
+_CONSTANTS = ("gamma", "clip_obs", "clip_reward", "epsilon")
+
 
 class RunningMoments:
     """Mean and variance of a stream, in float64, by Chan's parallel update (Welford's for one row at a time).
@@ -150,9 +152,23 @@ class Normalize(Wrapper):
         self._return = None
         return self._see(obs)
 
+    def _again(self, obs: Obs, mask: Any) -> Obs:
+        if self._return is not None:
+            self._return[mask] = 0.0
+        return self._see(obs, mask)
+
+    @classmethod
+    def like(cls, env: Env, statistics: State, *, show: bool) -> Normalize:
+        """Of the kind and with the moments and constants that :meth:`statistics` holds."""
+        constants = {k: statistics[k] for k in _CONSTANTS if k in statistics}
+        made = cls(env, obs=bool(statistics["obs"]), reward="reward" in statistics, show=show, **constants)
+        made.load_statistics(statistics)
+        return made
+
     def statistics(self) -> State:
-        """The running moments: what is saved with a model."""
+        """The running moments and the constants beside them: what is saved with a model."""
         out: State = {"obs": {k or "obs": m.state_dict() for k, m in self.obs_moments.items()}}
+        out |= {k: getattr(self, k) for k in _CONSTANTS}
         if self.reward_moments is not None:
             out["reward"] = self.reward_moments.state_dict()
         return out

@@ -38,11 +38,9 @@ from .config import hyper, whole_number
 from .critics import QEnsemble
 from .dataset import Dataset, DatasetError
 from .distributions import Distribution
-from .env import Env
 from .files import load_state, save_state
 from .graph import static
 from .memory import Mix, Replay
-from .normalize import Normalize
 from .part import polyak_
 from .policy import ActorCritic, Encoder, scale, unscale, widths
 from .schedule import Schedule
@@ -232,7 +230,7 @@ class OffPolicy(Agent):
         """A batch ``[B]`` for a step that is :meth:`due`, with the noise that the losses need."""
         b = self.memory.sample(self.config.batch_size, self.generator)
         if self.needs_noise:
-            shape = (len(self.needs_noise), len(b), self.policy.distribution.noise_size)
+            shape = (len(self.needs_noise), len(b), encoded_size(self.action_space))
             noise = torch.randn(shape, generator=self.generator, device=self.device)
             b = b.plus(**dict(zip(self.needs_noise, noise, strict=True)))
         return b
@@ -242,18 +240,20 @@ class OffPolicy(Agent):
 
     def remember(self, batch: Batch) -> int:
         """Add a rollout ``[T, N]`` to the memory. Returns how many gradient steps are now due."""
-        self.memory.add(batch.map(lambda x: x.to(self.device)))
-        self._end_noise(batch)
+        self._add(batch)
         every, unit = self.config.cadence
-        self._steps_since += int(batch.valid.sum()) if "valid" in batch else batch.reward.numel()
-        if unit == "episode":
-            self._episodes_since += int((batch.terminated | batch.truncated).sum())
-            if self._episodes_since < every:
-                return 0
+        if unit == "episode" and self._episodes_since < every:
+            return 0
         steps, self._steps_since, self._episodes_since = self._steps_since, 0, 0
         if self.num_timesteps <= self.config.learning_starts or not len(self.memory):
             return 0
         return steps if self.config.gradient_steps < 0 else self.config.gradient_steps
+
+    def _add(self, batch: Batch) -> None:
+        self.memory.add(batch.map(lambda x: x.to(self.device)))
+        self._end_noise(batch)
+        self._steps_since += batch.transitions
+        self._episodes_since += int((batch.terminated | batch.truncated).sum())
 
     def train_steps(self, steps: int) -> dict[str, Tensor]:
         """Gradient steps from memory. Returns the last one's metrics, and of those before it what the last lacks.
@@ -271,14 +271,6 @@ class OffPolicy(Agent):
     # -- building --------------------------------------------------------------------------------------------------
 
     normalizes_on_read = True
-
-    def _adopt(self, env: Env) -> None:
-        if isinstance(env, Normalize) and env.show:
-            raise ValueError(
-                f"{type(self).__name__} remembers observations as they are: pass the environment without Normalize, and "
-                "normalize_obs=True"
-            )
-        super()._adopt(env)
 
     def _build(self) -> None:
         floats = isinstance(self.observation_space, spaces.Box) and np.issubdtype(
@@ -320,6 +312,7 @@ class OffPolicy(Agent):
                 raise ValueError(f"action_noise={noise!r} draws {drawn} numbers where an action has {size}")
         self._warm = self._steps_since = self._episodes_since = 0
         self._process: Any = None
+        self._process_of: Any = None  # the action_noise that it was made of
         self._weights, self._host_at, self._host = list(self.policy.parameters()), None, None
 
     def make_memory(self, capacity: int, num_envs: int = 1, reward: tuple[float, float] | None = None) -> Replay:
@@ -332,11 +325,11 @@ class OffPolicy(Agent):
         return Replay(
             capacity, self.observation_space, self.action_space, num_envs=num_envs, gamma=c.gamma, n_steps=c.n_steps,
             device=self.device, encoder=self.policy.encoder, reward=reward or (c.reward_scale, c.reward_shift),
-            read=self._normalised if c.normalize_obs or c.normalize_reward else None,
+            read=self._normalised,
         )  # fmt: skip
 
     def _normalised(self, b: Batch) -> Batch:
-        """Rows of the memory under the moments of now."""
+        """Rows of the memory under the moments of now, where there are any."""
         if (n := self.normalizer) is None:
             return b
         b = b.plus(reward=n.normalize_reward(b.reward))
@@ -378,7 +371,8 @@ class OffPolicy(Agent):
         size = encoded_size(self.action_space)
         self._warm = min(max(-(-(self.config.learning_starts - self.num_timesteps) // num_envs), 0), horizon)
         after = (horizon - self._warm, num_envs)
-        own = self.policy.distribution.noise(after, self.generator, self.device)
+        own = self.policy.noise(after, self.generator, self.device)
+        self._noise_size = own.shape[-1]
         if self.config.action_noise is not None:
             own = torch.cat([own, self._action_noise(after, size)], -1)
         if not self._warm:
@@ -392,8 +386,8 @@ class OffPolicy(Agent):
         given = self.config.action_noise
         if isinstance(given, (int, float)):
             return given * torch.randn(*shape, size, generator=self.generator, device=self.device)
-        if self._process is None or self._process.n_envs != shape[1]:
-            self._process = action_noise.vectorized(given, shape[1])
+        if self._process is None or self._process.n_envs != shape[1] or self._process_of is not given:
+            self._process, self._process_of = action_noise.vectorized(given, shape[1]), given
         with action_noise.numpy_seeded(self.generator):
             drawn = np.array([self._process() for _ in range(shape[0])], np.float32)
         return torch.from_numpy(drawn.reshape(*shape, size)).to(self.device)
@@ -404,26 +398,29 @@ class OffPolicy(Agent):
             ended = (batch.terminated | batch.truncated).any(0).nonzero().flatten().tolist()
             self._process.reset(ended)
 
+    _noise_size: int | None = None
+    """Of the noise of a step, how many numbers are the policy's; None: all."""
+
     def _choose(self, policy: Callable[[Any], Any], noise: Any) -> Any:
         """The action of one step, from its noise; NumPy or torch alike."""
         if self._warm:
             self._warm -= 1
             return noise[..., : encoded_size(self.action_space)]
-        size = self.policy.distribution.noise_size
+        own, size = self._noise_size, encoded_size(self.action_space)
         if self.config.action_noise is None:
-            return policy(noise[..., :size])
-        return (policy(noise[..., :size]) + noise[..., size : size + encoded_size(self.action_space)]).clip(-1, 1)
+            return policy(noise[..., :own])
+        return (policy(noise[..., :own]) + noise[..., own : own + size]).clip(-1, 1)
 
     @torch.no_grad()
     def act(self, obs: Any, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         obs = self._seen(tree_map(lambda x: x.to(self.device), obs))
-        return self._choose(lambda noise: self.policy.distribution.act(self.policy(obs), noise), noise), {}
+        return self._choose(lambda noise: self.policy.act(obs, noise), noise), {}
 
     def host_actor(self) -> Callable[[Any, Any], np.ndarray] | None:
         if self.device.type != "cpu":
             return None
-        where = [weight.data_ptr() for weight in self._weights]
-        if where != self._host_at:  # it reads the weights where they lie: one is good until they move
+        where = [weight.data_ptr() for weight in self._weights] if self.policy.host_lives else self._n_updates
+        if where != self._host_at:  # one that reads the weights where they lie is good until they move
             self._host_at, self._host = where, self.policy.host_act()
         policy = self._host
         return (
@@ -444,8 +441,8 @@ class OffPolicy(Agent):
             self._process.reset()
 
     def abandon(self, batch: Batch) -> None:
-        """What was seen is remembered."""
-        self.remember(batch)
+        """What was seen is remembered; the gradient steps that it earns are due with the next rollout's."""
+        self._add(batch)
 
     def callback_locals(self) -> dict[str, Any]:
         return {
@@ -572,7 +569,7 @@ class OffPolicy(Agent):
     def training_state(self) -> dict[str, Any]:
         noises = [] if self._process is None else self._process.noises
         return super().training_state() | {
-            "dataset": None if self.dataset is None else self.dataset.hash,
+            "dataset": self._awaited if self.dataset is None else self.dataset.hash,
             "memory": None if self.dataset is not None else self.memory.state_dict(),
             "capacity": self.memory.capacity,
             "buffer_size": self.config.buffer_size,
@@ -592,8 +589,8 @@ class OffPolicy(Agent):
                     self.memory = ring
             self.memory.load_state_dict(state["memory"])
         self._steps_since, self._episodes_since = state["since"]
-        if state["action_noise"]:
-            self._process = action_noise.vectorized(self.config.action_noise, len(state["action_noise"]))
+        if state["action_noise"] and (given := self.config.action_noise) is not None:
+            self._process, self._process_of = action_noise.vectorized(given, len(state["action_noise"])), given
             for noise, arrays in zip(self._process.noises, state["action_noise"], strict=True):
                 vars(noise).update({k: v for k, v in arrays.items() if k in vars(noise)})
         super().load_training_state(state)

@@ -283,8 +283,7 @@ class OnPolicy(Agent):
             return self._flat(self.estimate(b))
 
     def _flat(self, b: Batch) -> Batch:
-        b = self.rows(Batch(**{k: v for k, v in b.__dict__.items() if k not in ("next_obs", "next_value")}))
-        return Batch(**{k: v for k, v in b.__dict__.items() if k != "valid"})
+        return self.rows(b.without("next_obs", "next_value")).without("valid")
 
     def appraise(self, batch: Batch) -> Batch:
         """The rollout ``[T, N]`` seen once, in one batched pass: what :meth:`remember` says, and values."""
@@ -295,7 +294,7 @@ class OnPolicy(Agent):
     def valued(self, b: Batch) -> Batch:
         """``value`` and ``next_value`` of a rollout ``[T, N]`` by the present critic."""
         value = self.policy.value(tree_map(lambda x: x.flatten(0, 1), b.obs)).view(b.reward.shape)
-        # The next row's value is the successor's but where an episode ended, at the rollout's end, and after a fake row.
+        # The next row's value is the successor's but where an episode ended, and at the rollout's end.
         next_value = torch.cat([value[1:], value[:1]])
         cut = b.terminated | b.truncated
         cut[-1] = True

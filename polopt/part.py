@@ -52,7 +52,6 @@ class Part:
         self.max_grad_norm = max_grad_norm
         self.declared_lr = float(lr)
         self.lr = torch.tensor(float(lr), device=p.device)
-        self.grad_norm = torch.zeros((), device=p.device)
         self._torch = optimizer(self.params, lr=float(lr), **kwargs)  # also checks the arguments
         d = self._torch.defaults
         plain = optimizer in (torch.optim.Adam, torch.optim.AdamW) and not (d["amsgrad"] or d["maximize"])

@@ -101,13 +101,15 @@ class GaussianHead(nn.Module):
         return torch.cat([mean, log_std], -1)
 
     def host_act(self, distribution: Distribution) -> HostAct | None:
-        """``(features, noise) -> action`` in NumPy. A free log_std is read once: ask again after an update."""
+        """``(features, noise) -> action`` in NumPy."""
         mean = host_forward(self.linear)
         if mean is None:
             return None
         if not isinstance(self.log_std, nn.Linear):
-            std = np.exp(self.log_std.detach().numpy())
-            return lambda x, noise: mean(x) + std * noise
+            log_std = self.log_std.detach().numpy()
+            if type(distribution) is DiagGaussian:
+                return lambda x, noise: mean(x) + np.exp(log_std) * noise
+            return lambda x, noise: distribution.act(_beside(mean(x), log_std), noise)
         log_std, (low, high) = host_forward(self.log_std), self.bounds
         return lambda x, noise: distribution.act(np.concatenate([mean(x), log_std(x).clip(low, high)], -1), noise)
 
@@ -143,12 +145,13 @@ class MixtureHead(nn.Module):
         offset, log_std = self.offset.detach().numpy(), self.log_std.detach().numpy()
 
         def act(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
-            means = linear(x) + offset
-            return distribution.act(
-                np.concatenate([router(x), means, np.broadcast_to(log_std, means.shape)], -1), noise
-            )
+            return distribution.act(np.concatenate([router(x), _beside(linear(x) + offset, log_std)], -1), noise)
 
         return act
+
+
+def _beside(means: np.ndarray, log_std: np.ndarray) -> np.ndarray:
+    return np.concatenate([means, np.broadcast_to(log_std, means.shape)], -1)
 
 
 class Policy(nn.Module):
@@ -210,9 +213,11 @@ class Policy(nn.Module):
         return action
 
     def host_act(self) -> HostAct | None:
-        """``(obs [N, ...] float32, noise) -> action`` in NumPy, over views of the weights, until the next update; None
-        where there is no such form."""
+        """``(obs [N, ...] float32, noise) -> action`` in NumPy; None where there is no such form."""
         return None
+
+    host_lives: ClassVar[bool] = False
+    """Whether :meth:`host_act` reads the weights where they lie at every call; else it is good until the next update."""
 
     def actor_parameters(self) -> list[nn.Parameter]:
         """What decides the actions."""
@@ -305,6 +310,7 @@ class ActorCritic(Policy):
     """
 
     options = Policy.options | {"ortho_init", "log_std_init", "state_dependent_std"}
+    host_lives = True
 
     def __init__(
         self,
@@ -425,11 +431,18 @@ def widths(net_arch: Any, *names: str) -> dict[str, list[int]]:
 
 
 def to_tensor(space: Space, observation: Any, device: torch.device | str) -> tuple[Any, bool]:
-    """See :meth:`ActorCritic.obs_to_tensor`."""
+    """An observation, or a batch of them, as tensors with a batch axis, and whether it had one.
+
+    Raises:
+        ValueError: it does not fit the space.
+    """
     if isinstance(space, spaces.Dict):
         if not isinstance(observation, dict) or set(space.spaces) - set(observation):
             raise ValueError(f"expected a dict with the keys {list(space.spaces)}, not {type(observation).__name__}")
         parts = {k: to_tensor(s, observation[k], device) for k, s in space.spaces.items()}
+        kinds = {k: f"{len(x)} rows" if batched else "one" for k, (x, batched) in parts.items()}
+        if len(set(kinds.values())) > 1:
+            raise ValueError(f"the entries of an observation must be batched alike: {kinds}")
         return {k: x for k, (x, _) in parts.items()}, any(batched for _, batched in parts.values())
     x = np.asarray(observation)
     shape = space.shape or ()
@@ -447,14 +460,18 @@ def unscale(space: spaces.Box, action: Any) -> Any:
     low, high = space.low.reshape(-1), space.high.reshape(-1)
     if isinstance(action, Tensor):
         low, high = (torch.as_tensor(x, device=action.device) for x in (low, high))
-    return (low + 0.5 * (action + 1.0) * (high - low)).reshape(-1, *space.shape)
+    x = low + 0.5 * (action + 1.0) * (high - low)  # which may round to beyond a bound
+    x = torch.minimum(torch.maximum(x, low), high) if isinstance(x, Tensor) else np.minimum(np.maximum(x, low), high)
+    return x.reshape(-1, *space.shape)
 
 
 def scale(space: spaces.Box, action: Tensor) -> Tensor:
-    """Actions ``[B, *shape]`` in the Box's own units scaled to [-1, 1], ``[B, A]``: the inverse of :func:`unscale`."""
+    """Actions ``[B, *shape]`` in the Box's own units scaled to [-1, 1], ``[B, A]``: the inverse of :func:`unscale`. Where low
+    is high there is no choice: 0."""
     low, high = (torch.as_tensor(x.reshape(-1), dtype=torch.float64) for x in (space.low, space.high))
     x = action.reshape(len(action), -1).double() - (low + high) / 2  # of a Box that is [-1, 1] not a bit changes
-    return (x / ((high - low) / 2)).clamp(-1, 1).float()
+    half = (high - low) / 2
+    return torch.where(half > 0, x / half, 0.0).clamp(-1, 1).float()
 
 
 def from_tensor(space: Space, action: Tensor, batched: bool) -> np.ndarray:
@@ -489,8 +506,3 @@ def _channels_first(space: Space) -> Space:
     if not _channels_last(space):
         return space
     return spaces.Box(np.moveaxis(space.low, 2, 0), np.moveaxis(space.high, 2, 0), dtype=np.uint8)
-
-
-def gaussian_std(params: Tensor) -> Tensor:
-    """Mean standard deviation of Gaussian parameters, for the log."""
-    return params[..., params.shape[-1] // 2 :].exp().mean()

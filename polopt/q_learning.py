@@ -131,7 +131,7 @@ class QLearning(OffPolicy):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
-        steps = int(batch.valid.sum()) if "valid" in batch else batch.reward.numel()
+        steps = batch.transitions
         every = self.config.target_update_interval
         for _ in range(self.num_timesteps // every - (self.num_timesteps - steps) // every):
             self.lag()

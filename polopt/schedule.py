@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["Schedule", "as_schedule", "is_constant"]
+__all__ = ["Schedule", "as_schedule"]
 
 Schedule = float | str | Callable[[float], float]
 """A number, a string ``"lin_VALUE"``, or a callable of ``progress_remaining`` in [0, 1], as in stable-baselines3."""
@@ -27,8 +27,3 @@ def as_schedule(value: Schedule) -> Callable[[float], float]:
         return (lambda progress: progress * number) if linear else (lambda progress: number)
     number = float(value)
     return lambda progress: number
-
-
-def is_constant(value: Schedule) -> bool:
-    """Whether the value is the same at every progress, as far as can be told without calling it."""
-    return not callable(value) and not (isinstance(value, str) and value.startswith("lin_"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import gymnasium
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from polopt.envs import as_env
+from polopt.envs import TimeLimit, as_env, make_env
 from stable_baselines3.common import callbacks as cb
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
@@ -20,6 +21,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import polopt
 from polopt.agent import _encode_kwargs
+from polopt.config import hyper
+from polopt.distributions import DiagGaussian, SquashedGaussian
+from polopt.flow import FlowPolicy
+from polopt.generate import generate
+from polopt.normalize import Normalize
+from polopt.off_policy import Actor
+from polopt.policy import GaussianHead, scale, to_tensor, unscale
 from polopt.rollout import _through_torch
 from polopt.spaces import check_action_space
 
@@ -478,3 +486,212 @@ def test_rewards_alone_are_normalised_over_any_observations(space):
 
 def test_a_log_before_any_learning_is_empty():
     ppo().dump_logs()
+
+
+# -- normalisation that came with the environment ----------------------------------------------------------------------
+
+
+def test_a_normalised_environments_moments_and_constants_outlive_the_file(tmp_path):
+    env = Normalize(make_env("Pendulum-v1", num_envs=2), clip_obs=1.5, gamma=0.9)
+    model = polopt.PPO("MlpPolicy", env, n_steps=64, batch_size=64, seed=0).learn(128)
+    obs = np.array([0.3, 0.9, 4.0], np.float32)
+    expected = model.predict(obs, deterministic=True)[0]
+    model.save(tmp_path / "m")
+    for given in ("Pendulum-v1", None):
+        loaded = polopt.PPO.load(tmp_path / "m", env=given)
+        np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], expected)
+        assert (loaded.normalizer.clip_obs, loaded.normalizer.gamma) == (1.5, 0.9)
+    loaded = polopt.PPO.load(tmp_path / "m", env="Pendulum-v1").learn(128)
+    assert loaded.normalizer.obs_moments[""].count > 200, "the moments go on"
+    bare = ppo("Pendulum-v1", normalize_obs=True, normalize_reward=True).learn(32)
+    bare.save(tmp_path / "bare")
+    assert polopt.PPO.load(tmp_path / "bare", env="Pendulum-v1", normalize_obs=False).normalizer.obs_moments == {}
+
+
+def test_a_normaliser_of_the_other_family_is_refused():
+    with pytest.raises(ValueError, match="PPO learns from what its environment shows"):
+        polopt.PPO("MlpPolicy", Normalize(make_env("Pendulum-v1"), show=False))
+    with pytest.raises(ValueError, match="SAC remembers observations as they are"):
+        polopt.SAC("MlpPolicy", Normalize(make_env("Pendulum-v1")))
+    model = polopt.SAC("MlpPolicy", Normalize(make_env("Pendulum-v1"), show=False), seed=0, **TINY).learn(60)
+    raw, read = model.memory.rows(), model._normalised(model.memory.rows())
+    torch.testing.assert_close(read.obs, model.normalizer.normalize_obs(raw.obs))
+    assert not torch.equal(model.draw(("policy",)).obs.std(), raw.obs.std()) and not torch.equal(raw.obs, read.obs)
+
+
+def test_a_time_limit_around_a_normaliser_restarts_worlds():
+    env = TimeLimit(Normalize(make_env("Pendulum-v1", num_envs=3, seed=0)), 7)
+    env.reset_host(0)
+    moments = env.env.obs_moments[""]
+    for t in range(1, 15):
+        step = env.step_host(np.zeros((3, 1), np.float32))
+        assert step.truncated.all() == (t % 7 == 0)
+        if t == 7:
+            assert moments.count == pytest.approx(3 + 3 * 7 + 3, abs=1e-3), "the rows that began anew are seen once"
+            assert (env.env._return == 0).all() and not np.array_equal(step.obs, step.next_obs)
+    assert [e.l for e in env.pop_episodes()] == [7] * 6
+
+
+# -- environments, again -----------------------------------------------------------------------------------------------
+
+
+def test_a_refused_environment_leaves_the_model_as_it_was(tmp_path):
+    model = polopt.MBPO("MlpPolicy", "Pendulum-v1", seed=0, **TINY, rollout_batch_size=10, num_networks=2, num_elites=1)
+    before = model.env, model.env_id, model.observation_space
+    with pytest.raises(ValueError, match="no termination function"):
+        model.set_env(Unending())
+    assert (model.env, model.env_id, model.observation_space) == before
+    model.learn(4)
+
+
+class Unending(gymnasium.Env):
+    """Pendulum's spaces, and nobody knows when it ends."""
+
+    observation_space = gymnasium.make("Pendulum-v1").observation_space
+    action_space = gymnasium.make("Pendulum-v1").action_space
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def test_a_model_remembers_what_it_was_trained_in_without_an_environment(tmp_path):
+    ppo("CartPole-v1").save(tmp_path / "a")
+    polopt.PPO.load(tmp_path / "a").save(tmp_path / "b")
+    assert polopt.PPO.load(tmp_path / "b").env_id == "CartPole-v1"
+
+
+def test_rows_of_a_reset_are_marked_for_callbacks():
+    told = []
+
+    class Look(cb.BaseCallback):
+        def _on_step(self):
+            told.append([info.get("valid", True) for info in self.locals["infos"]])
+            return True
+
+    model = ppo(gymnasium.make_vec("CartPole-v1", 2, vectorization_mode="sync"), n_steps=64)
+    model.learn(128, callback=Look())
+    assert sum(map(sum, told)) == model.num_timesteps and not all(map(all, told))
+
+
+def test_entries_of_an_observation_are_batched_alike():
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (3,))})
+    with pytest.raises(ValueError, match=r"batched alike.*'a': '4 rows', 'b': '1 rows'"):
+        to_tensor(space, {"a": np.zeros((4, 2)), "b": np.zeros((1, 3))}, "cpu")
+    with pytest.raises(ValueError, match="batched alike"):
+        to_tensor(space, {"a": np.zeros(2), "b": np.zeros((1, 3))}, "cpu")
+
+
+# -- actions -----------------------------------------------------------------------------------------------------------
+
+
+def test_scaled_actions_never_leave_their_box():
+    rng = np.random.default_rng(0)
+    for low, high in np.sort(rng.normal(size=(500, 2)).astype(np.float32), 1):
+        box = spaces.Box(low, high, (1,))
+        for edge in (-1.0, 1.0):
+            assert box.contains(unscale(box, np.array([[edge]], np.float32))[0])
+            assert box.contains(unscale(box, torch.tensor([[edge]]))[0].numpy())
+    stuck = spaces.Box(np.array([0.5, -1], np.float32), np.array([0.5, 1], np.float32))
+    assert scale(stuck, torch.tensor([[0.5, 0.25]])).tolist() == [[0.0, 0.25]]
+
+
+def test_a_policy_that_acts_in_numpy_follows_its_weights():
+    box = spaces.Box(-1, 1, (2,))
+    for kind in (SquashedGaussian(2), DiagGaussian(2)):
+        actor = Actor(spaces.Box(-1, 1, (3,)), box, kind, [8], torch.nn.ReLU, head=GaussianHead)
+        act, obs, noise = actor.host_act(), torch.randn(4, 3), torch.randn(4, 2)
+        with torch.no_grad():
+            actor.head.log_std.fill_(-3.0)
+            actor.head.linear.bias.add_(1.0)
+            np.testing.assert_allclose(act(obs.numpy(), noise.numpy()), actor.act(obs, noise), rtol=1e-5, atol=1e-6)
+
+
+def test_a_flow_acts_off_policy_with_the_weights_of_now():
+    class Drifting(polopt.DDPG):
+        def make_nets(self, net_arch, activation_fn, **optimizer):
+            self.policy = FlowPolicy(
+                self.observation_space, self.action_space, net_arch={"pi": [8], "vf": [8]}, steps=3
+            )
+            self.make_critic(net_arch["qf"], activation_fn, 1)
+            self.part("policy", self.policy.parameters(), **optimizer)
+            self.part("critic", self.nets["critic"].parameters(), **optimizer)
+
+    model = Drifting("MlpPolicy", "Pendulum-v1", seed=0, **TINY | {"learning_starts": 0})
+    obs = torch.randn(1, 3)
+    for _ in range(2):
+        noise = model.noise(1, 1)[0]
+        in_numpy = model.host_actor()(obs.numpy(), noise.numpy())
+        np.testing.assert_allclose(in_numpy, model.act(obs, noise)[0], rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            model.policy.field.point.weight.add_(0.5)
+        model._n_updates += 1
+
+
+def test_widths_of_a_flow_are_checked():
+    with pytest.raises(ValueError, match="must be a list of widths"):
+        polopt.FPO("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[32, -1]))
+    polopt.FPO("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=dict(pi=[8])))
+
+
+# -- hyperparameters that are set afterwards -----------------------------------------------------------------------------
+
+
+def test_what_is_set_afterwards_holds_everywhere_or_is_refused():
+    model = ppo("Pendulum-v1", normalize_obs=True, normalize_reward=True)
+    model.gamma = 0.5
+    assert model.normalizer.gamma == 0.5
+    with pytest.raises(ValueError, match="batch_size=32 is larger than the rollout"):
+        model.n_steps = 16
+    assert model.n_steps == 32
+    model = polopt.TD3(
+        "MlpPolicy", "Pendulum-v1", seed=0, action_noise=NormalActionNoise(np.zeros(1), np.full(1, 0.1)), **TINY
+    )
+    model.learn(30)
+    model.action_noise = NormalActionNoise(np.full(1, 0.9), np.full(1, 0.0))
+    model.learn(3, reset_num_timesteps=False)
+    assert model._process.noises[0]._mu == 0.9
+
+
+def test_a_class_attribute_is_not_overlaid_by_a_hyperparameter():
+    with pytest.raises(TypeError, match=r"Config\.horizon: the class has something else"):
+
+        class Planner(polopt.PPO):
+            horizon = 3
+
+            @dataclass(frozen=True, kw_only=True)
+            class Config(polopt.PPO.Config):
+                horizon: int = hyper(3)
+
+
+def test_steps_that_a_callback_cut_off_are_still_learned_from():
+    class Stop(cb.BaseCallback):
+        def _on_step(self):
+            return self.num_timesteps < 26
+
+    model = polopt.SAC("MlpPolicy", "Pendulum-v1", seed=0, train_freq=10, gradient_steps=-1, **TINY)
+    model.learn(100, callback=Stop())
+    assert (model.num_timesteps, model._n_updates) == (26, 20)
+    model.learn(10, reset_num_timesteps=False)
+    assert (model.num_timesteps, model._n_updates) == (36, 36)
+
+
+def test_a_generators_state_of_another_kind_of_device_begins_anew():
+    model = ppo().learn(32)
+    state = model.training_state() | {"generator": torch.zeros(16, dtype=torch.uint8), "env": None}
+    with pytest.warns(UserWarning, match="another kind of device"):
+        ppo().load_training_state(state)
+
+
+def test_a_model_that_waits_for_its_dataset_waits_after_every_file(tmp_path):
+    data = generate("Pendulum-v1", "random", 200)
+    model = polopt.TD3BC("MlpPolicy", "Pendulum-v1", seed=0, **TINY).learn_offline(data, 3)
+    model.save(tmp_path / "a", full=True)
+    polopt.TD3BC.load(tmp_path / "a", env="Pendulum-v1").save(tmp_path / "b", full=True)
+    again = polopt.TD3BC.load(tmp_path / "b", env="Pendulum-v1")
+    with pytest.raises(ValueError, match="learning from a dataset"):
+        again.learn(5)
+    again.learn_offline(data, 2)

@@ -410,7 +410,7 @@ def test_render():
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere GLFW needs no display server")
 def test_render_without_opengl_says_what_to_install():
     run = run_headless(RENDER, MUJOCO_GL="glfw")
-    assert "RuntimeError: rendering needs OpenGL" in run.stderr and "libegl1" in run.stderr
+    assert "RenderError: rendering needs OpenGL" in run.stderr and "libegl1" in run.stderr
 
 
 def test_bad_calls():

@@ -1,0 +1,132 @@
+"""Prior data: off-policy methods that draw a share of every batch from transitions they are given before they begin.
+
+The data stays beside the memory of the agent's own experience (:class:`polopt.memory.Mix`), as after Ball et al., 2023,
+arXiv 2302.02948, who split each batch in halves. It travels with checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from .batch import Batch
+from .config import hyper
+from .dataset import Dataset
+from .memory import Mix, Replay
+from .off_policy import OffPolicy, OffPolicyConfig
+
+__all__ = ["PriorData", "PriorDataConfig"]
+
+EDGE = 1e-5
+"""How far prior actions keep from the ends of [-1, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorDataConfig(OffPolicyConfig):
+    """Hyperparameters of every method with prior data."""
+
+    prior_share: float = hyper(0.5, "[0, 1]", "ρ, share of each batch that is prior data")
+
+
+class PriorData(OffPolicy):
+    """An off-policy agent with :meth:`add_prior`."""
+
+    Config: ClassVar[type[PriorDataConfig]]
+    fixed = frozenset({"prior_share"})
+
+    def add_prior(self, data: Dataset | str | os.PathLike[str] | Batch | Replay) -> Self:
+        """Learn from these transitions too, ``prior_share`` of every batch.
+
+        Args:
+            data: a :class:`polopt.dataset.Dataset`, or what :meth:`learn_offline` takes for one; or a replay of these spaces,
+                discount and number of steps (another model's ``memory``); or rows ``[B]`` with ``obs, action, reward,
+                next_obs, terminated``, and ``truncated`` where known, in the environment's own units; in their order of time
+                where ``n_steps`` is more than 1.
+
+        Raises:
+            FileNotFoundError, DatasetError: as :meth:`learn_offline`.
+            ValueError: a field is missing, not finite, or of another space; there is nothing in it; it is the second.
+        """
+        from .dataset_files import load_dataset
+
+        if isinstance(self.memory, Mix):
+            raise ValueError("this model has its prior data; give all of it at once")
+        if isinstance(data, Replay):
+            prior = self._checked(data)
+        elif isinstance(data, Batch):
+            prior = self.as_replay(self._checked_rows(data), EDGE)
+        else:
+            data = load_dataset(data)
+            data.check(self.observation_space, self.action_space)
+            prior = self.as_replay(data, EDGE)
+        self.memory = Mix(self.memory, prior, self.config.prior_share)
+        return self
+
+    def _checked(self, prior: Replay) -> Replay:
+        mine = self.memory
+        if self.normalizer is not None:
+            raise ValueError(
+                "a model that normalises takes prior data as a dataset or as rows, not another model's memory"
+            )
+        if not len(prior):
+            raise ValueError("the prior data is empty")
+        for name in ("widths", "gamma", "n_steps", "reward"):
+            if getattr(prior, name) != getattr(mine, name):
+                raise ValueError(
+                    f"prior data of {name} {getattr(prior, name)} does not fit this model's {getattr(mine, name)}"
+                )
+        return prior
+
+    def _checked_rows(self, data: Batch) -> Batch:
+        needed = ("obs", "action", "reward", "next_obs", "terminated")
+        if missing := [name for name in needed if name not in data]:
+            raise ValueError(f"prior data has no {', '.join(missing)}; it needs {', '.join(needed)}")
+        n, box = len(data), self.action_space
+        if not n:
+            raise ValueError("the prior data is empty")
+        shapes = {"obs": self.observation_space, "next_obs": self.observation_space, "action": box}
+        for name, space in shapes.items():
+            if isinstance(space, spaces.Box) and tuple(data[name].shape) != (n, *space.shape):
+                raise ValueError(
+                    f"prior data: {name} of shape {tuple(data[name].shape)} does not fit {space}: expected {(n, *space.shape)}"
+                )
+        for name in needed[:-1]:
+            if isinstance(data[name], Tensor) and not bool(torch.isfinite(data[name].sum())):
+                raise ValueError(f"prior data: {name} is not finite")
+        low, high = (torch.as_tensor(x, dtype=torch.float32) for x in (box.low, box.high))
+        action = 2 * (data.action.cpu().float() - low) / (high - low) - 1
+        if float(action.abs().max()) > 1.001:
+            raise ValueError(f"prior data: actions lie outside {box}: they must be in the environment's own units")
+        cut = data.truncated.bool() if "truncated" in data else torch.zeros(n, dtype=torch.bool)
+        return data.only(*needed).plus(action=data.action.cpu(), truncated=cut, terminated=data.terminated.bool())
+
+    def _take_dataset(self, dataset: Dataset) -> None:
+        prior = self.memory.second if isinstance(self.memory, Mix) else None
+        super()._take_dataset(dataset)
+        if prior is not None:
+            self.memory = Mix(self.memory, prior, self.config.prior_share)
+
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
+        if self.config.prior_share and not isinstance(self.memory, Mix):
+            warnings.warn(
+                f"{type(self).__name__} without prior data: every batch is of its own experience; see add_prior",
+                stacklevel=2,
+            )
+        return super().learn(*args, **kwargs)
+
+    def training_state(self) -> dict[str, Any]:
+        prior = self.memory.second.state_dict() if isinstance(self.memory, Mix) else None
+        return super().training_state() | {"prior": prior}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        if state["prior"] is not None:
+            prior = self.make_memory(len(state["prior"]["table"]))
+            prior.load_state_dict(state["prior"])
+            self.memory = Mix(self.memory, prior, self.config.prior_share)
+        super().load_training_state(state)

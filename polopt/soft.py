@@ -1,0 +1,109 @@
+"""Soft actor-critics: off-policy, a squashed Gaussian policy whose entropy a temperature holds at its target.
+
+What Haarnoja et al., 2018, arXiv 1812.05905 added to actor-critics, and what the methods built on theirs keep: actions drawn by
+reparameterisation, ã = tanh(u) with u ~ N(μ(s), σ(s)²), an entropy bonus α in every value, and an α that is itself a part,
+
+    H̄ = c dim(A) where it is "auto";   α = exp(log α), learned, or fixed.
+
+A method here says how many critics there are (``critic_options``), what they are worth together (``next_value``,
+``policy_loss``), what α descends (``alpha_loss``), and when (``table``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .config import hyper
+from .distributions import SquashedGaussian
+from .off_policy import OffPolicy, OffPolicyConfig
+from .policy import GaussianHead
+from .spaces import encoded_size
+
+__all__ = ["Soft", "SoftConfig", "starting_temperature"]
+
+
+def starting_temperature(ent_coef: float | str) -> tuple[float, bool]:
+    """α to begin with, and whether it is learned: ``"auto"`` is (1, True), ``"auto_0.1"`` (0.1, True), 0.1 (0.1, False).
+
+    Raises:
+        ValueError: it is none of these, or α is negative, or zero and learned.
+    """
+    text = str(ent_coef)
+    learned = text.startswith("auto")
+    value = 1.0 if text == "auto" else _number(ent_coef, "ent_coef", '"auto" or "auto_NUMBER"', "auto_")
+    if value < 0 or (learned and value == 0):
+        raise ValueError(f"ent_coef={ent_coef!r} must be at least 0, and above it where it is learned")
+    return value, learned
+
+
+def _number(value: float | str, name: str, words: str, prefix: str = "") -> float:
+    try:
+        return float(str(value).removeprefix(prefix))
+    except ValueError:
+        raise ValueError(f"{name}={value!r} must be a number or {words}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftConfig(OffPolicyConfig):
+    """Hyperparameters of every method with such a policy."""
+
+    ent_coef: float | str = hyper("auto", doc='α >= 0, or "auto" (learned from 1), or "auto_0.1" (learned from 0.1)')
+    target_entropy: float | str = hyper("auto", doc='H̄ [nat] over the [-1, 1] box; "auto": a multiple of dim(A)')
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        starting_temperature(self.ent_coef)
+        if self.target_entropy != "auto":
+            _number(self.target_entropy, "target_entropy", '"auto"')
+
+
+class Soft(OffPolicy):
+    """Base of the family."""
+
+    Config: ClassVar[type[SoftConfig]]
+    needs_noise = ("noise", "next_noise")
+    fixed = frozenset({"ent_coef", "target_entropy"})
+    auto_entropy: ClassVar[float] = -1.0
+    """c."""
+
+    # -- slots -----------------------------------------------------------------------------------------------------
+
+    def critic_options(self) -> dict[str, Any]:
+        """What :meth:`~polopt.off_policy.OffPolicy.make_critic` is told beside the widths."""
+        return {"members": self.policy_options.get("n_critics", 2)}
+
+    def initialize(self) -> None:
+        """Another initialisation of policy and critics than theirs."""
+
+    def alpha_loss(self, b: Any, log: dict[str, Tensor]) -> Tensor:
+        """What the temperature minimises, 0-d, of a batch with ``new_log_prob``."""
+        raise NotImplementedError
+
+    # -- what they share -------------------------------------------------------------------------------------------
+
+    def make_nets(self, net_arch: dict[str, list[int]], activation_fn: type[nn.Module], **optimizer: Any) -> None:
+        dim, c = encoded_size(self.action_space), self.config
+        head = lambda size, d: GaussianHead(size, d, state_dependent=True)
+        self.policy = self.make_actor(SquashedGaussian(dim), net_arch["pi"], activation_fn, head=head)
+        self.make_critic(net_arch["qf"], activation_fn, **self.critic_options())
+        self.initialize()
+        self.part("policy", self.policy.parameters(), **optimizer)
+        self.part("critic", self.nets["critic"].parameters(), **optimizer)
+        start, self.learned = starting_temperature(c.ent_coef)
+        self.temperature = nn.ParameterDict({"log_alpha": torch.tensor(start).log()})
+        self.nets["temperature"] = self.temperature.to(self.device)
+        if self.learned:
+            self.part("alpha", self.temperature.parameters(), **optimizer)
+        self.entropy = float(self.auto_entropy * dim if c.target_entropy == "auto" else c.target_entropy)
+
+    def alpha(self) -> Tensor:
+        """α of now, 0-d, without gradient."""
+        return self.temperature["log_alpha"].detach().exp()
+
+    def sampled(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions ``[B, A]`` of this noise, reparameterised, and their log-density ``[B]``, at encoded observations."""
+        return self.policy.distribution.sample(self.policy.of(obs), noise)
