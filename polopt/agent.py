@@ -74,12 +74,12 @@ class Agent(ABC):
     """Acts, and updates itself from a memory. Construct as ``Algorithm("MlpPolicy", env, **hyperparameters)``.
 
     Args:
-        policy: ``"MlpPolicy"``, or ``"MultiInputPolicy"`` for Dict observations.
+        policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` for Dict observations, or of on-policy methods ``"CnnPolicy"`` for images.
         env: an environment id, a ``gymnasium.Env``, a ``gymnasium.vector.VectorEnv``, a stable-baselines3 ``VecEnv``, a
             callable that makes one of these, or a :class:`polopt.env.Env`. None builds no networks until ``set_env``.
         tensorboard_log: folder for TensorBoard event files.
         policy_kwargs: ``net_arch, activation_fn, optimizer_class, optimizer_kwargs``; of on-policy methods ``ortho_init,
-            log_std_init, features_extractor_class, features_extractor_kwargs, share_features_extractor`` too, of off-policy
+            log_std_init, state_dependent_std, features_extractor_class, features_extractor_kwargs, share_features_extractor`` too, of off-policy
             ones ``n_critics``.
         verbose: 1 prints the log table.
         seed: seeds networks, noise, minibatches and environments; None draws one.
@@ -98,6 +98,8 @@ class Agent(ABC):
         spaces.MultiDiscrete,
         spaces.MultiBinary,
     )
+    policies: ClassVar[tuple[str, ...]] = ("MlpPolicy", "MultiInputPolicy")
+    """What ``policy`` may be."""
     policy_aliases: ClassVar[dict[str, Any]] = {
         "MlpPolicy": "MlpPolicy",
         "MultiInputPolicy": "MultiInputPolicy",
@@ -180,13 +182,11 @@ class Agent(ABC):
     # -- construction --------------------------------------------------------------------------------------------
 
     def _check_policy(self, policy: Any) -> str:
-        if policy in ("MlpPolicy", "MultiInputPolicy"):
+        if policy in self.policies:
             return policy
         if policy == "CnnPolicy":
             raise NotImplementedError(
-                "CnnPolicy is not built yet; use an on-policy method with 'MlpPolicy' and policy_kwargs=dict("
-                "features_extractor_class=stable_baselines3.common.torch_layers.NatureCNN), or an observation wrapper that "
-                "gives vectors"
+                f"{type(self).__name__} does not read images: use an on-policy method, or an observation wrapper that gives vectors"
             )
         raise ValueError(
             f"policy={policy!r} is unknown; it is 'MlpPolicy', or 'MultiInputPolicy' for Dict observations"
@@ -222,10 +222,13 @@ class Agent(ABC):
         raw = env.env.observation_space if isinstance(env, Normalize) else env.observation_space
         check_observation_space(raw)
         leaves = raw.spaces.values() if isinstance(raw, spaces.Dict) else [raw]
-        if any(map(is_image, leaves)) and "features_extractor_class" not in self.policy_kwargs:
+        if self.policy_class == "CnnPolicy":
+            if not is_image(raw):
+                raise ValueError(f"CnnPolicy reads one image, a Box of uint8 [H, W, C] or [C, H, W], not {raw}")
+        elif any(map(is_image, leaves)) and "features_extractor_class" not in self.policy_kwargs:
             raise NotImplementedError(
-                f"{name}: the observation space {raw} has images, and MlpPolicy reads vectors; use policy_kwargs=dict("
-                "features_extractor_class=stable_baselines3.common.torch_layers.NatureCNN) with an on-policy method, or an "
+                f"{name}: the observation space {raw} has images, and {self.policy_class} reads vectors; use an on-policy method with "
+                "'CnnPolicy' (or a policy_kwargs['features_extractor_class'] such as stable-baselines3's NatureCNN), or an "
                 "observation wrapper that gives vectors"
             )
         check_action_space(env.action_space, self.action_spaces, name)

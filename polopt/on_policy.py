@@ -108,11 +108,24 @@ class OnPolicy(Agent):
     log_ratio_bound: ClassVar[float | None] = None
     """|log r| as the losses see it stays within this, so that squares of r stay finite; None: unbounded."""
 
+    @property
+    def policies(self) -> tuple[str, ...]:
+        return (*super().policies, "CnnPolicy") if issubclass(self.policy_type, ActorCritic) else super().policies
+
     # -- slots: networks ---------------------------------------------------------------------------------------------
 
     def make_policy(self, distribution: Distribution, **kwargs: Any) -> Policy:
         """The networks. ``kwargs`` are ``policy_kwargs`` less the optimizer's; ``distribution`` is the usual one over the
         action space, for kinds of policy that take one."""
+        if self.policy_class == "CnnPolicy":
+            from stable_baselines3.common.torch_layers import NatureCNN
+
+            own = {
+                "features_extractor_class": NatureCNN,
+                "net_arch": [],
+                "share_features_extractor": not self.needs_disjoint,
+            }
+            kwargs = own | kwargs
         return ActorCritic(self._seen_space(), self.action_space, distribution, **kwargs)
 
     def make_parts(self, **optimizer: Any) -> None:
@@ -422,7 +435,8 @@ def _check_policy_kwargs(owner: str, kwargs: dict[str, Any], known: frozenset[st
     for name in ("use_expln", "squash_output", "full_std"):
         if kwargs.pop(name, None):
             raise NotImplementedError(f"policy_kwargs[{name!r}] belongs to use_sde, which is not built")
-    kwargs.pop("normalize_images", None)
+    if kwargs.pop("normalize_images", True) is False:
+        raise NotImplementedError("policy_kwargs['normalize_images']=False: images are always divided by 255")
     if unknown := set(kwargs) - known:
         raise TypeError(
             f"{owner}: unknown policy_kwargs {sorted(unknown)}; known: {sorted(known | {'optimizer_class', 'optimizer_kwargs'})}"

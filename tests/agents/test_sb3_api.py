@@ -226,8 +226,13 @@ def test_bad_input():
         make("CartPole-v9")
     with pytest.raises(ValueError, match="not available"):
         make(device="cuda:7")
-    with pytest.raises(NotImplementedError, match="NatureCNN"):
+    with pytest.raises(ValueError, match="CnnPolicy reads one image"):
         polopt.PPO("CnnPolicy", "CartPole-v1")
+    for name in ("SAC", "FPO"):
+        with pytest.raises(NotImplementedError, match="does not read images"):
+            getattr(polopt, name)("CnnPolicy", "Pendulum-v1")
+    with pytest.raises(NotImplementedError, match="normalize_images"):
+        make(policy_kwargs=dict(normalize_images=False))
     with pytest.raises(TypeError, match="unknown policy_kwargs"):
         make(policy_kwargs=dict(net_arh=[3]))
     with pytest.raises(ValueError, match="seed"):

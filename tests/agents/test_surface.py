@@ -302,6 +302,8 @@ def test_spaces_that_would_be_misread_are_refused():
 
     with pytest.raises(NotImplementedError, match="NatureCNN"):
         ppo(Pictures())
+    with pytest.raises(NotImplementedError, match="observation wrapper"):
+        polopt.DQN("MlpPolicy", Pictures())
 
 
 def test_an_agent_without_an_environment_can_be_seeded():
@@ -395,6 +397,34 @@ def test_pictures_reach_a_convolution_with_their_channels_first():
     )
     a, b = (model.policy(x) for model, x in zip(turned.values(), (last, first), strict=True))
     torch.testing.assert_close(a, b)
+
+
+def test_a_cnn_policy_is_stable_baselines3s(tmp_path):
+    import stable_baselines3
+
+    class Pictures(gymnasium.Env):
+        observation_space, action_space = spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            return self.observation_space.sample(), 1.0, False, False, {}
+
+    how = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0)
+    peer = stable_baselines3.PPO("CnnPolicy", Pictures(), device="cpu", **how)
+    model = polopt.PPO("CnnPolicy", Pictures(), **how)
+    assert model.parameter_count == sum(x.numel() for x in peer.policy.parameters())
+    model.learn(8).save(tmp_path / "cnn")
+    picture = np.random.default_rng(0).integers(0, 256, (36, 36, 3), dtype=np.uint8)
+    again = polopt.PPO.load(tmp_path / "cnn")
+    assert (again.policy_class, again.predict(picture)[0].shape) == ("CnnPolicy", ())
+    torch.testing.assert_close(
+        again.policy.value(again.policy.obs_to_tensor(picture)[0]),
+        model.policy.value(model.policy.obs_to_tensor(picture)[0]),
+    )
+    polopt.TRPO("CnnPolicy", Pictures(), n_steps=8, batch_size=8, seed=0)  # apart, as it needs them
 
 
 def test_models_and_worlds_say_what_they_are():
