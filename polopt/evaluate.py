@@ -138,7 +138,8 @@ def load(
     **kwargs: Any,
 ) -> Agent:
     """The model in a file, whichever algorithm's it is, stable-baselines3's too; of a run directory its ``model.zip``, or
-    its last checkpoint.
+    its last checkpoint. The rows of a checkpoint's replay are read where there is an environment to learn in: now, or by
+    ``set_env``.
 
     Args:
         env, device, custom_objects, force_reset, kwargs: as for an algorithm's own ``load``.

@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,11 +37,24 @@ class FileError(ValueError):
 class Rows:
     """A leaf of a state: a ring's rows ``[size, width]``, of which a folder of checkpoints writes each only once."""
 
-    table: torch.Tensor
+    source: torch.Tensor | Callable[[], torch.Tensor]
+    """The rows, or what reads them: whoever wants the policy alone need not hold a replay."""
     position: int
     """Where the next row goes: the oldest row's place in a ring that is full, else ``size``."""
     added: int
     """Rows ever added."""
+
+    @cached_property
+    def table(self) -> torch.Tensor:
+        """The rows, read when they are first asked for.
+
+        Raises:
+            FileError: they lie in files, and some are missing or damaged.
+        """
+        return self.source if isinstance(self.source, torch.Tensor) else self.source()
+
+    def __len__(self) -> int:
+        return len(self.table)
 
 
 @contextlib.contextmanager
@@ -135,13 +149,15 @@ def _write_zip(
 
 
 def load_state(
-    file: str | os.PathLike[str] | IO[bytes], kind: str, apart: Callable[[dict[str, Any]], torch.Tensor] | None = None
+    file: str | os.PathLike[str] | IO[bytes],
+    kind: str,
+    apart: Callable[[dict[str, Any]], Rows | torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """Read what :func:`save_state` wrote; arrays come back as CPU tensors, or NumPy arrays where they were.
 
     Args:
-        apart: ``reference -> table`` reads :class:`Rows` that were kept beside the file (:func:`polopt.segments.beside`);
-            without it a reference stays what it is.
+        apart: ``reference -> rows`` finds :class:`Rows` that were kept beside the file (:func:`polopt.segments.beside` when
+            they are asked for, :func:`polopt.segments.read` at once); without it a reference stays what it is.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -208,7 +224,9 @@ def _alone(x: torch.Tensor, others: dict[str, torch.Tensor]) -> torch.Tensor:
     return x.clone() if any(y.untyped_storage().data_ptr() == mine for y in others.values()) else x
 
 
-def _join(x: Any, tensors: dict[str, torch.Tensor], apart: Callable[[dict[str, Any]], torch.Tensor] | None) -> Any:
+def _join(
+    x: Any, tensors: dict[str, torch.Tensor], apart: Callable[[dict[str, Any]], Rows | torch.Tensor] | None
+) -> Any:
     if isinstance(x, dict):
         if "$tensor" in x:
             return tensors[x["$tensor"]]

@@ -29,6 +29,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -380,7 +381,7 @@ def _last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
     found = checkpoints(folder)
     for path in reversed(found):
         try:
-            return path, load_state(path, "model", segments.beside(path))
+            return path, load_state(path, "model", partial(segments.read, path.parent))  # now: its rows may be damaged
         except FileError as error:
             warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=3)
     raise RunError(f"{folder} has no {'whole ' if found else ''}checkpoint to go on from")

@@ -12,6 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,13 @@ def read(folder: Path, node: dict[str, Any]) -> Tensor:
     return torch.cat(parts).roll(node["position"], 0) if parts else torch.empty(0, node["width"])
 
 
-def beside(state: str | os.PathLike[str]) -> Callable[[dict[str, Any]], Tensor] | None:
-    """How rows that lie beside a state's file are read; None where it is an open file, which lies nowhere."""
+def beside(state: str | os.PathLike[str]) -> Callable[[dict[str, Any]], Rows] | None:
+    """How rows that lie beside a state's file are found: read when they are asked for, so that a policy is had without its
+    replay. None where it is an open file, which lies nowhere."""
     if not isinstance(state, (str, os.PathLike)):
         return None
-    return lambda node: read(Path(state).parent, node)
+    folder = Path(state).absolute().parent
+    return lambda node: Rows(partial(read, folder, node), node["position"], node["added"])
 
 
 def cut(state: Path) -> None:

@@ -7,6 +7,7 @@ import multiprocessing
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert_same(load_state(one / "model.zip", "model"), load_state(two / "model.zip", "model"))
     last, other = checkpoints(one)[-1], checkpoints(two)[-1]
     assert last.name == other.name
-    mine, theirs = (load_state(path, "model", segments.beside(path)) for path in (last, other))
+    mine, theirs = (load_state(path, "model", partial(segments.read, path.parent)) for path in (last, other))
     assert mine["log"]["progress"] == theirs["log"]["progress"]
     del mine["log"], theirs["log"]  # event files are named by time and host
     assert_same(mine, theirs)

@@ -358,7 +358,10 @@ def test_prior_data_is_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run = train_run("RLPD", "Pendulum-v1", 20, tmp_path / "run", prior=tmp_path / "data.hdf5", **small)
     assert len(run.model.memory.second) == 50
     again = resume(tmp_path / "run", total_timesteps=24)
-    assert len(again.model.memory.second) == 50 and len(again.model.memory) == 24
+    (tmp_path / "run" / "model.zip").unlink()
+    loaded = polopt.load(tmp_path / "run", env="Pendulum-v1")  # of the checkpoint, and of its rows
+    for model in (again.model, loaded):
+        assert len(model.memory.second) == 50 and len(model.memory) == 24
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no flock")

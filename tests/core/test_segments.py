@@ -1,5 +1,7 @@
 """A memory's rows beside the checkpoints: each written once, none missing, none kept that nobody needs."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,11 +67,14 @@ def test_rows_are_written_once_and_missing_ones_are_named(tmp_path):
     assert [p.stem for p in written] == ["000000000000-000000000030", "000000000030-000000000035"]
     assert path.stat().st_size < written[0].stat().st_size + 1500  # the rows are not in it
     written[1].write_bytes(written[1].read_bytes()[:-4])
+    rows = load_state(path, "test", segments.beside(path))["memory"]["table"]  # nothing is read yet
     with pytest.raises(FileError, match="damaged"):
-        load_state(path, "test", segments.beside(path))
+        load_state(path, "test", partial(segments.read, tmp_path))
+    with pytest.raises(FileError, match="damaged"):
+        len(rows)
     written[1].unlink()
     with pytest.raises(FileError, match="rows 30 to 35"):
-        load_state(path, "test", segments.beside(path))
+        memory.load_state_dict({"table": rows, "position": 35, "added": 35, "pending": []})
 
 
 def test_what_came_after_a_checkpoint_is_cut(tmp_path):
@@ -85,7 +90,7 @@ def test_what_came_after_a_checkpoint_is_cut(tmp_path):
     again.load_state_dict(load_state(path, "test", segments.beside(path))["memory"])
     again.add(experience(7, 100))  # another future
     path = checkpoint(tmp_path, "b.zip", again)
-    assert load_state(path, "test", segments.beside(path))["memory"]["table"][-1, 5] == 106
+    assert load_state(path, "test", segments.beside(path))["memory"]["table"].table[-1, 5] == 106
 
 
 def test_a_damaged_last_checkpoint_leaves_the_one_before_whole(tmp_path):
@@ -102,3 +107,27 @@ def test_a_damaged_last_checkpoint_leaves_the_one_before_whole(tmp_path):
     done = session.train()
     assert done.finished and len(done.model.memory) == 25
     assert polopt.load(older, env="Pendulum-v1").num_timesteps == 40
+
+
+def test_a_policy_is_loaded_without_its_replay(tmp_path, monkeypatch):
+    small = dict(policy_kwargs=dict(net_arch=[8]), learning_starts=10, buffer_size=100, batch_size=4)
+    run = new_run("SAC", "Pendulum-v1", 20, tmp_path / "run", checkpoint_every=10, **small)
+    model = run.train().model
+    (tmp_path / "run" / "model.zip").unlink()  # as of one that still trains
+    monkeypatch.chdir(tmp_path)
+    loaded, other = polopt.load("run"), polopt.SAC.load(checkpoints(Path("run"))[-1])
+    monkeypatch.chdir("/")  # where the rows lie does not depend on where one is
+    obs = model.observation_space.sample()
+    for one in (loaded, other):
+        assert one.predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]
+    loaded.save(tmp_path / "full", full=True)  # they are wanted now
+    loaded.set_env("Pendulum-v1")
+    whole = polopt.load(tmp_path / "full", env="Pendulum-v1")
+    for one in (loaded, whole):
+        assert len(one.memory) == 20 and torch.equal(one.memory.table[:20], model.memory.table[:20])
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "rows")
+    assert (
+        polopt.load(tmp_path / "run").predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]
+    )
+    with pytest.raises(FileError, match="rows 0 to 20"):
+        other.set_env("Pendulum-v1")
