@@ -116,7 +116,8 @@ def new_run(
         out: the directory; new, or empty.
         dataset: learn from this alone: a local Minari id, a Minari folder or a D4RL file. The run keeps its hash, not its
             rows; ``env`` is what the policy is evaluated in.
-        prior: learn from this beside the environment, where the method can (RLPD); named as ``dataset`` is.
+        prior: learn from this beside the environment, where the method can (RLPD); named as ``dataset`` is. The run keeps
+            its hash, and the checkpoints its rows.
         checkpoint_every: steps between checkpoints; None goes by time.
         checkpoint_seconds: seconds between checkpoints where ``checkpoint_every`` is None.
         kwargs: the constructor's: hyperparameters, ``num_envs``, ``env_kwargs``, ``policy_kwargs``, ``device``, ...
@@ -141,10 +142,9 @@ def new_run(
     cls = agent_class(algorithm)
     model = cls(env=env, seed=seed, **kwargs)
     data = None if dataset is None else _load_dataset(model, dataset)
-    if prior is not None:
-        if not hasattr(model, "add_prior"):
-            raise ValueError(f"{type(model).__name__} does not take prior data; RLPD does")
-        model.add_prior(prior)
+    prior_data = None if prior is None else _load_prior(model, prior)
+    if prior_data is not None:
+        model.add_prior(prior_data)
     for name, value in model.config.to_json().items():
         if isinstance(value, dict) and "callable" in value:
             raise ValueError(f"{name} is a function, which config.json cannot hold: give a number or 'lin_NUMBER'")
@@ -160,6 +160,7 @@ def new_run(
         "policy_kwargs": _encode_kwargs(model.policy_kwargs),
         "total_timesteps": total_timesteps,
         "dataset": None if data is None else {"source": _whole_path(dataset), "sha256": data.hash},
+        "prior": None if prior_data is None else {"source": _whole_path(prior), "sha256": prior_data.hash},
         "seed": model.seed,
         "device": str(kwargs.get("device", "auto")),
         "checkpoint_every": checkpoint_every,
@@ -317,15 +318,27 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _load_dataset(model: Agent, source: str | os.PathLike[str]) -> Dataset:
     """The dataset, if the model can learn from it."""
+    if not hasattr(model, "learn_offline"):
+        raise ValueError(f"{type(model).__name__} learns from its own rollouts only: it does not take a dataset")
+    data = _read_named("dataset", source)
+    data.check(model.observation_space, model.action_space)
+    return data
+
+
+def _load_prior(model: Agent, source: str | os.PathLike[str]) -> Dataset:
+    """The prior data, if the model takes any."""
+    if not hasattr(model, "add_prior"):
+        raise ValueError(f"{type(model).__name__} does not take prior data; RLPD does")
+    return _read_named("prior", source)
+
+
+def _read_named(argument: str, source: str | os.PathLike[str]) -> Dataset:
+    """A dataset whose place ``config.json`` can name."""
     from .dataset_files import load_dataset
 
     if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"dataset={source!r} must be an id or a path: a run is made again from its directory")
-    if not hasattr(model, "learn_offline"):
-        raise ValueError(f"{type(model).__name__} learns from its own rollouts only: it does not take a dataset")
-    data = load_dataset(source)
-    data.check(model.observation_space, model.action_space)
-    return data
+        raise TypeError(f"{argument}={source!r} must be an id or a path: config.json names where the rows are from")
+    return load_dataset(source)
 
 
 def _whole_path(source: str | os.PathLike[str]) -> str:

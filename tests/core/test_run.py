@@ -355,8 +355,14 @@ def test_prior_data_is_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     with pytest.raises(ValueError, match="does not take prior data"):
         new_run("PPO", "Pendulum-v1", 20, tmp_path / "no", prior=tmp_path / "data.hdf5", **TINY)
-    run = train_run("RLPD", "Pendulum-v1", 20, tmp_path / "run", prior=tmp_path / "data.hdf5", **small)
+    with pytest.raises(TypeError, match=r"prior=Dataset\(.*must be an id or a path"):
+        new_run("RLPD", "Pendulum-v1", 20, tmp_path / "no", prior=worlds.dataset(), **small)
+    monkeypatch.chdir(tmp_path)
+    run = train_run("RLPD", "Pendulum-v1", 20, tmp_path / "run", prior="data.hdf5", **small)
     assert len(run.model.memory.second) == 50
+    named = json.loads((tmp_path / "run" / "config.json").read_text())["prior"]
+    assert named == {"source": str(tmp_path / "data.hdf5"), "sha256": worlds.dataset().hash}
+    (tmp_path / "data.hdf5").unlink()  # a run goes on without it: its rows are in the checkpoint
     again = resume(tmp_path / "run", total_timesteps=24)
     (tmp_path / "run" / "model.zip").unlink()
     loaded = polopt.load(tmp_path / "run", env="Pendulum-v1")  # of the checkpoint, and of its rows
