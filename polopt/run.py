@@ -191,39 +191,38 @@ def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None
 
     Raises:
         ValueError: ``total_timesteps`` is less than what the run was begun for.
-        RunError: there is no run, or no whole checkpoint.
+        RunError: there is no run, or no whole checkpoint; another process trains in it.
         FileError: a file of the run is damaged.
     """
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise RunError(f"{folder} holds no run (there is no config.json)")
     with _alone(folder):  # else the log of the one that trains would be cut
-        pass
-    config = json.loads((folder / "config.json").read_text())
-    if total_timesteps is not None and total_timesteps != config["total_timesteps"]:
-        if total_timesteps < config["total_timesteps"]:
-            raise ValueError(
-                f"total_timesteps={total_timesteps} is less than the {config['total_timesteps']} that {folder} was begun for"
-            )
-        config["total_timesteps"] = total_timesteps
-        write_json(folder / "config.json", config)
-    for half_written in (folder / "checkpoints").glob(".step_*"):
-        half_written.unlink()
-    for half_written in (folder / "checkpoints").glob(".arrays.*"):
-        shutil.rmtree(half_written)
-    path, state = _last_checkpoint(folder)
-    segments.cut(path)
-    cls = agent_class(config["algorithm"])
-    model = cls._from_state(state, path, config["env"], config["device"], {"verbose": verbose})
-    cadence = _Cadence(config["checkpoint_every"], config["checkpoint_seconds"], model.num_timesteps)
-    session = Session(folder, model, None, config["total_timesteps"], cadence)
-    if not session.finished:
-        if given := config.get("dataset"):
-            session.dataset = _load_dataset(model, given["source"])
-            if session.dataset.hash != given["sha256"]:
-                raise RunError(f"{given['source']} holds other rows than the dataset that {folder} was started on")
-        session.log = _Log(folder, verbose, cut_to=state["log"])
-    return session
+        config = json.loads((folder / "config.json").read_text())
+        if total_timesteps is not None and total_timesteps != config["total_timesteps"]:
+            if total_timesteps < config["total_timesteps"]:
+                raise ValueError(
+                    f"total_timesteps={total_timesteps} is less than the {config['total_timesteps']} that {folder} was begun for"
+                )
+            config["total_timesteps"] = total_timesteps
+            write_json(folder / "config.json", config)
+        for half_written in (folder / "checkpoints").glob(".step_*"):
+            half_written.unlink()
+        for half_written in (folder / "checkpoints").glob(".arrays.*"):
+            shutil.rmtree(half_written)
+        path, state = _last_checkpoint(folder)
+        segments.cut(path)
+        cls = agent_class(config["algorithm"])
+        model = cls._from_state(state, path, config["env"], config["device"], {"verbose": verbose})
+        cadence = _Cadence(config["checkpoint_every"], config["checkpoint_seconds"], model.num_timesteps)
+        session = Session(folder, model, None, config["total_timesteps"], cadence)
+        if not session.finished:
+            if given := config.get("dataset"):
+                session.dataset = _load_dataset(model, given["source"])
+                if session.dataset.hash != given["sha256"]:
+                    raise RunError(f"{given['source']} holds other rows than the dataset that {folder} was started on")
+            session.log = _Log(folder, verbose, cut_to=state["log"])
+        return session
 
 
 @dataclass
@@ -261,9 +260,6 @@ class Session:
         model, folder, log, stop = self.model, self.folder, self.log, _Stop()
         if log is None:
             return Run(model, folder, finished=True)
-        (folder / "model.zip").unlink(missing_ok=True)  # of a training that a callback had stopped: it goes on now
-        _note_start(folder, model)
-        model.set_logger(log.logger)
 
         def commit(model: Agent) -> bool:
             if stop.signal is not None or self.cadence.due(model.num_timesteps):
@@ -273,11 +269,14 @@ class Session:
                 watch(model)
             return stop.signal is None
 
-        model._commit = commit
-        if model.num_timesteps == 0:
-            torch.manual_seed(model.seed)  # what callbacks draw; the model has a generator of its own
         try:
-            with stop, _alone(folder):
+            with _alone(folder), stop:  # nothing is touched before it is known that nobody else trains here
+                (folder / "model.zip").unlink(missing_ok=True)  # of a training that a callback had stopped: it goes on
+                _note_start(folder, model)
+                model.set_logger(log.logger)
+                model._commit = commit
+                if model.num_timesteps == 0:
+                    torch.manual_seed(model.seed)  # what callbacks draw; the model has a generator of its own
                 left, how = max(self.total_timesteps - model.num_timesteps, 0), dict(callback=callback)
                 how |= dict(reset_num_timesteps=model.num_timesteps == 0, progress_bar=progress_bar)
                 if self.dataset is None:

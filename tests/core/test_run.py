@@ -374,11 +374,16 @@ def test_prior_data_is_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_two_processes_cannot_train_in_one_directory(tmp_path: Path):
     import fcntl
 
-    session = new_run("PPO", "Pendulum-v1", 96, tmp_path / "run", **TINY)
-    with open(tmp_path / "run" / "checkpoints" / ".lock", "w") as other:
+    session, folder = new_run("PPO", "Pendulum-v1", 96, tmp_path / "run", **TINY), tmp_path / "run"
+    for name, text in (("model.zip", "a model"), ("manifest.json", '{"starts": []}'), ("checkpoints/.lock", "")):
+        (folder / name).write_text(text)  # the other's
+    files = lambda: {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.startswith("events.")}
+    before = files()
+    with open(folder / "checkpoints" / ".lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(RunError, match="another process is training"):
             session.train()
         with pytest.raises(RunError, match="another process is training"):
-            reopen(tmp_path / "run")
-    assert resume(tmp_path / "run").finished
+            reopen(folder)
+    assert files() == before
+    assert resume(folder).finished
