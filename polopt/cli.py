@@ -169,7 +169,7 @@ def evaluate(args: list[str]) -> int:
     parsed = _parse(Evaluate, args, "evaluate")
     with _usage():
         model, env, env_kwargs = _load(parsed.path, parsed.env)
-        from polopt.evaluate import evaluate_policy
+        from polopt.evaluate import evaluate_policy, normalized_score
 
         returns, lengths = evaluate_policy(
             model, env, parsed.episodes, deterministic=not parsed.stochastic, return_episode_rewards=True,
@@ -180,8 +180,7 @@ def evaluate(args: list[str]) -> int:
     how = "sampled" if parsed.stochastic else "greedy"
     from polopt.envs.scores import reference
 
-    known = reference(env)
-    score = "" if known is None else f"{100 * (np.mean(returns) - known[0]) / (known[1] - known[0]):.1f}"
+    score = "" if reference(env) is None else f"{normalized_score(env, np.mean(returns)):.1f}"
     rows = [
         ("mean return", f"{np.mean(returns):,.2f} ± {np.std(returns):,.2f}"),
         *([("D4RL's score", f"{score}  (constants of its v2 task)")] if score else []),

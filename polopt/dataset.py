@@ -23,7 +23,7 @@ from .batch import Batch
 from .env import Env, Obs, Step, Wrapper
 from .spaces import same
 
-__all__ = ["Collector", "Dataset", "DatasetError"]
+__all__ = ["Collector", "Dataset", "DatasetError", "d4rl_score"]
 
 
 class DatasetError(ValueError):
@@ -186,9 +186,12 @@ class Dataset:
         return known
 
     def score(self, returns: Any) -> Any:
-        """100 (R - R_random) / (R_expert - R_random) of returns in the environment's units."""
-        low, high = self.references
-        return 100 * (np.asarray(returns, np.float64) - low) / (high - low)
+        """:func:`d4rl_score` of returns in the environment's units, by its own references.
+
+        Raises:
+            DatasetError: none are known.
+        """
+        return d4rl_score(returns, self.references)
 
     def check(self, observation_space: Space | None, action_space: Space | None) -> None:
         """Raise DatasetError where a model of these spaces cannot learn from it."""
@@ -285,6 +288,18 @@ class Collector(Wrapper):
             **{k: v[valid] for k, v in rows.items()}, observation_space=self.observation_space,
             action_space=self.action_space, env_id=self.id, name=name,
         )  # fmt: skip
+
+
+def d4rl_score(returns: Any, reference: tuple[float, float]) -> Any:
+    """100 (R - R_random) / (R_expert - R_random): a number, or an array like the returns.
+
+    Args:
+        returns: undiscounted, in the environment's units.
+        reference: R_random and R_expert, which score 0 and 100.
+    """
+    low, high = reference
+    score = 100 * (np.asarray(returns, np.float64) - low) / (high - low)
+    return score if score.ndim else float(score)
 
 
 def _host(x: Any) -> np.ndarray:

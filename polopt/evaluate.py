@@ -9,9 +9,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .agent import Agent, _zip
+from .dataset import d4rl_score
 from .env import Env
 from .files import load_state
 from .normalize import Normalize
@@ -112,7 +111,7 @@ def _face(env: Any, num_envs: int, env_kwargs: dict[str, Any]) -> tuple[Any, boo
 
 
 def normalized_score(env_id: str, returns: Any) -> Any:
-    """D4RL's score of undiscounted returns, 100 (R - R_random) / (R_expert - R_random): a number, or an array like the returns.
+    """D4RL's score of undiscounted returns (:func:`polopt.dataset.d4rl_score`): a number, or an array like the returns.
 
     The constants are of D4RL's v2 tasks and stand for every version of the same task (``Hopper-v5``, ``hopper-medium-v2``);
     elsewhere the score is only roughly D4RL's. Fu et al., 2020, arXiv 2004.07219.
@@ -125,8 +124,7 @@ def normalized_score(env_id: str, returns: Any) -> Any:
     known = reference(env_id)
     if known is None:
         raise ValueError(f"env_id={env_id!r} has no reference returns; there are some for {', '.join(SCORES)}")
-    score = 100 * (np.asarray(returns, np.float64) - known[0]) / (known[1] - known[0])
-    return score if score.ndim else float(score)
+    return d4rl_score(returns, known)
 
 
 def load(

@@ -88,6 +88,16 @@ def test_evaluate(run: Path, where: str, capsys: pytest.CaptureFixture[str]):
     assert "mean return" in out and "11.0 steps" in out  # with the arguments it was trained with
 
 
+def test_the_score_is_that_of_the_mean_return(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import polopt
+
+    model = polopt.PPO(env="Hopper-v5", seed=0, policy_kwargs={"net_arch": [4]})
+    model.save(tmp_path / "model")
+    mean, _ = polopt.evaluate_policy(model, "Hopper-v5", 2, seed=0)
+    assert main(["evaluate", str(tmp_path / "model.zip"), "--episodes", "2"]) == 0
+    assert f"{polopt.normalized_score('Hopper-v5', mean):.1f}  (constants" in capsys.readouterr().out
+
+
 def test_record(run: Path, capsys: pytest.CaptureFixture[str]):
     import imageio.v3 as iio
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,7 @@ import torch
 from gymnasium import spaces
 
 import polopt
-from polopt.dataset import Collector, Dataset, DatasetError
+from polopt.dataset import Collector, Dataset, DatasetError, d4rl_score
 from polopt.dataset_files import list_datasets, load_dataset, read_d4rl, write_d4rl, write_minari
 from polopt.rollout import rollout
 
@@ -162,6 +163,9 @@ def test_scores():
     assert three_episodes(env_id="Hopper-v5", reference=(0.0, 1.0)).score(0.25) == 25
     with pytest.raises(DatasetError, match="no reference returns"):
         three_episodes().score(1.0)
+    for score in (three_episodes(env_id="Hopper-v5").score, partial(polopt.normalized_score, "Hopper-v5")):
+        assert type(score(3234.3)) is float and score(np.array([3234.3, -20.272305])).tolist() == [100, 0]
+    assert d4rl_score([-1.0, 1.0], (-1.0, 3.0)).tolist() == [0, 50]
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
