@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DECISIVE", "manifest"]
+__all__ = ["DECISIVE", "commit", "manifest"]
 
 _PACKAGES = ("polopt", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "safetensors")
 DECISIVE = ("packages", "python", "cpu", "threads", "device")
@@ -25,7 +25,7 @@ def manifest(device: Any, threads: int) -> dict[str, Any]:
         "command": sys.argv,
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": commit(),
         "platform": platform.platform(),
         "cpu": _cpu() | {"cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()},
         "threads": threads,
@@ -40,18 +40,21 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """The commit of polopt's checkout, with ``+`` where its files differ from it; None outside a checkout."""
+def commit() -> str | None:
+    """The commit of polopt's checkout, with ``+`` where its code differs from it (records written beside the code do not
+    count); None outside a checkout."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return None
+    code = [name for name in ("polopt", "agents", "envs", "theory") if (root / name).is_dir()]
     try:
         git = ("git", "-C", str(root))
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        changed = [*git, "status", "--porcelain", "--", *code]
+        differs = subprocess.run(changed, capture_output=True, text=True, check=True).stdout.strip()
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    return head + ("+" if changed.strip() else "")
+    return head + "+" * bool(differs)
 
 
 def _cpu() -> dict[str, str]:

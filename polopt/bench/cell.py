@@ -6,7 +6,6 @@ import importlib
 import importlib.metadata
 import json
 import resource
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from ..dataset import Dataset
 from ..dataset_files import load_dataset
 from ..files import write_json
-from ..manifest import manifest
+from ..manifest import commit, manifest
 from ..presets import policy_kwargs
 from .suite import Cell
 
@@ -167,7 +166,7 @@ class Evaluator(BaseCallback):
     def start(self, step: int) -> None:
         """Note that training starts, or goes on, at ``step``."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.starts.append({"step": step, "time": started, "commit": _commit()})
+        self.starts.append({"step": step, "time": started, "commit": commit()})
         self._resumed = step
 
     def _init_callback(self) -> None:
@@ -288,15 +287,3 @@ def _described(data: Dataset) -> dict[str, Any]:
     returns = data.returns()
     mean = round(float(returns.mean()), 3) if len(returns) else None
     return {"name": data.name, "rows": len(data), "mean_return": mean, "sha256": data.hash}
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with ``+`` where polopt's own files differ from it; None outside a checkout."""
-    root = Path(__file__).parents[2]
-    wings = [name for name in ("polopt", "envs", "agents") if (root / name).is_dir()]
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", *wings], cwd=root, capture_output=True, text=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
