@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .files import atomic
+
 __all__ = ["Footage", "film", "save"]
 
 FPS = 30
@@ -85,21 +87,27 @@ def check_target(path: str | Path) -> None:
 
 
 def save(footage: Footage, path: str | Path, frames: int = 8) -> None:
-    """Write a video (``.mp4``, ``.gif``), or a strip of ``frames`` pictures side by side (``.png``, ``.jpg``).
+    """Write a video (``.mp4``, ``.gif``), or a strip of ``frames`` pictures side by side (``.png``, ``.jpg``): whole, or not
+    at all.
 
     Raises:
         ValueError: another suffix.
+        OSError: it cannot be written; what was there before stays.
     """
     import imageio.v3 as iio
 
     path = Path(path)
     check_target(path)
+    pictures: Any = footage.pictures
     if path.suffix == ".mp4":
-        iio.imwrite(path, footage.pictures, fps=footage.fps, codec="libx264", macro_block_size=2, quality=8)
+        how = dict(fps=footage.fps, codec="libx264", macro_block_size=2, quality=8)
     elif path.suffix == ".gif":
-        iio.imwrite(path, footage.pictures, duration=1000 / footage.fps, loop=0)
+        how = dict(duration=1000 / footage.fps, loop=0)
     else:
-        iio.imwrite(path, strip(footage.pictures, frames))
+        pictures, how = strip(pictures, frames), {}
+    encoded = iio.imwrite("<bytes>", pictures, extension=path.suffix, **how)
+    with atomic(path) as file:
+        file.write(encoded)
 
 
 def strip(pictures: list[np.ndarray], frames: int = 8) -> np.ndarray:

@@ -14,6 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .. import stats
+from ..files import atomic
 from .pool import read_record, records_folder
 from .suite import load_suite
 
@@ -87,7 +88,8 @@ def report(
 
     Args:
         path: a suite file, or a folder of records.
-        out: where the figures and ``report.md`` go; by default ``report/`` in the records' folder.
+        out: where the figures and ``report.md`` go, each written whole or not at all; by default ``report/`` in the records'
+            folder.
         root: as in :func:`polopt.bench.run_suite`.
         diagnostics: recorded ``train/`` keys to draw besides, one figure per environment and key.
         reps: bootstrap resamples.
@@ -129,7 +131,9 @@ def report(
     if overall:
         figures.append(_save(_overall_figure(title, overall, envs, reference, bootstrap), out / "overall.png"))
     markdown = out / "report.md"
-    markdown.write_text(_markdown(title, series, envs, overall, reference, figures, notes, bootstrap))
+    text = _markdown(title, series, envs, overall, reference, figures, notes, bootstrap)
+    with atomic(markdown) as file:
+        file.write(text.encode())
     return Report(markdown, tuple(figures), tuple(notes))
 
 
@@ -373,7 +377,8 @@ def _thousands(value: float, _: int | None = None) -> str:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, metadata={"Software": None})
+    with atomic(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."), metadata={"Software": None})
     return path
 
 

@@ -463,6 +463,26 @@ def test_the_report_is_reproducible_and_seeded(measured, tmp_path):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_a_report_that_cannot_be_written_leaves_the_old_one(measured, tmp_path, monkeypatch):
+    names = ("A-v0.png", "B-v0.png", "overall.png", "report.md")
+    (tmp_path / "out").mkdir()
+    for name in names:
+        (tmp_path / "out" / name).write_text("old")
+    for kept in (2, 3):  # the disk is full after so many files
+        left = iter(range(kept))
+
+        def full(handle, left=left):
+            if next(left, None) is None:
+                raise OSError("no space left on device")
+
+        with monkeypatch.context() as broken, pytest.raises(OSError, match="no space left"):
+            broken.setattr(os, "fsync", full)
+            broken.delattr(os, "O_DIRECTORY", raising=False)  # of files alone
+            report.report(measured, out=tmp_path / "out", reps=10)
+        found = sorted(file.name for file in (tmp_path / "out").iterdir() if file.read_bytes() == b"old")
+        assert found == sorted(names[kept:]) and len(list((tmp_path / "out").iterdir())) == len(names)
+
+
 def test_what_is_missing_is_said(measured):
     suite = load_suite(measured)
     for cell in suite.cells:
