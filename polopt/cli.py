@@ -589,15 +589,14 @@ def _usage() -> Iterator[None]:
 
 def _load(path: Path, env: str | None) -> tuple[Any, str, dict[str, Any]]:
     """The model, the environment to show it in, and that one's arguments."""
-    from polopt.evaluate import load, model_file
-    from polopt.files import load_state
+    from polopt.evaluate import load, trained_on
 
-    model = load(path, device="cpu")
-    trained_on = load_state(model_file(path), "model")["env_id"]
-    if env is None and trained_on is None:
+    known = trained_on(path)
+    if env is None and known is None:
         raise UsageError(f"{path} does not say which environment it was trained on: give --env ID")
-    env_kwargs = model.env_kwargs if env in (None, trained_on) else {}
-    return model, env or trained_on, env_kwargs
+    model = load(path, device="cpu")
+    env_kwargs = model.env_kwargs if env in (None, known) else {}
+    return model, env or known, env_kwargs
 
 
 def _near(name: str, known: Iterable[str]) -> str:

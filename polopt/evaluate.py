@@ -166,6 +166,17 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     return found[-1]
 
 
+def trained_on(path: str | os.PathLike[str]) -> str | None:
+    """The id of the environment that the model of :func:`load` was trained on; None where its file does not say: it was
+    given an object, or the file is stable-baselines3's.
+
+    Raises:
+        FileNotFoundError, FileError: as :func:`load`.
+    """
+    file = model_file(path)
+    return None if is_sb3(file) else load_state(file, "model")["env_id"]
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run directory, oldest first."""
     return sorted((folder / "checkpoints").glob("step_*.zip"), key=lambda p: int(p.stem.removeprefix("step_")))

@@ -98,6 +98,25 @@ def test_the_score_is_that_of_the_mean_return(tmp_path: Path, capsys: pytest.Cap
     assert f"{polopt.normalized_score('Hopper-v5', mean):.1f}  (constants" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("library", ["polopt", "stable_baselines3"])
+def test_a_file_that_does_not_say_its_environment(library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import importlib
+
+    from gymnasium.envs.classic_control import CartPoleEnv
+    from gymnasium.wrappers import TimeLimit
+
+    file = tmp_path / "model.zip"  # neither knows the id: the one was given an object, the other never keeps it
+    importlib.import_module(library).PPO("MlpPolicy", TimeLimit(CartPoleEnv(), 20), seed=0).save(file)
+    for command in ("evaluate", "record"):
+        assert main([command, str(file)]) == 2
+        err = " ".join(capsys.readouterr().err.split())
+        assert f"{file} does not say which environment it was trained on: give --env ID" in err
+    assert main(["evaluate", str(file), "--env", "CartPole-v1", "--episodes", "2"]) == 0
+    assert "PPO on CartPole-v1: 2 greedy episodes" in capsys.readouterr().out
+    assert main(["evaluate", str(file), "--env", "Pendulum-v1"]) == 2
+    assert "does not fit" in capsys.readouterr().err
+
+
 def test_record(run: Path, capsys: pytest.CaptureFixture[str]):
     import imageio.v3 as iio
 
