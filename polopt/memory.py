@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ from gymnasium import Space, spaces
 from torch import Tensor
 
 from .batch import Batch
+from .config import whole_number
 from .files import Rows
 from .spaces import encode, encoded_size
 
 __all__ = ["Mix", "Replay"]
+
+OWN = ("obs", "action", "reward", "next_obs", "discount", "index")
+"""What a batch has of a memory whether asked or not."""
 
 
 class Replay:
@@ -23,7 +28,8 @@ class Replay:
 
     Sampling is one gather. ``discount`` is γ^k (1 - terminated): 0 where the MDP ended, so that a target reads
     ``reward + discount * next_value`` for any number of steps k, and time limits are bootstrapped through. Observations
-    are stored encoded (integers one-hot), discrete actions as their number.
+    are stored encoded (integers one-hot), discrete actions as their number. Of a rollout's other fields those named in
+    ``extras`` are stored, as float32; what else an actor remembers of its choices is not kept.
 
     Args:
         capacity: rows; the oldest are overwritten.
@@ -33,8 +39,11 @@ class Replay:
         encoder: observations -> the float vectors that are stored; by default integers one-hot and all else as it is.
         reward: (scale, shift) of what is stored, scale r + shift.
         read: what becomes of a batch that is sampled; None: nothing.
+        extras: name -> width of more columns, such as a cost or a weight: a field ``[T, N, width]`` of every rollout, ``[T, N]``
+            where the width is 1, that batches have under its name, ``[B, width]`` or ``[B]``. With n steps it is the first's.
 
     Raises:
+        TypeError, ValueError: an extra has the name of another field, or no whole width from 1 on.
         MemoryError: the table does not fit the memory there is; names both figures.
     """
 
@@ -42,6 +51,7 @@ class Replay:
         self, capacity: int, observation_space: Space, action_space: Space, *, num_envs: int = 1, gamma: float = 0.99,
         n_steps: int = 1, device: torch.device | str = "cpu", encoder: Callable[[Any], Tensor] | None = None,
         reward: tuple[float, float] = (1.0, 0.0), read: Callable[[Batch], Batch] | None = None,
+        extras: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
         self.observation_space, self.gamma, self.n_steps, self.num_envs = observation_space, gamma, n_steps, num_envs
         self.encode = encoder or (lambda obs: encode(observation_space, obs))
@@ -49,12 +59,18 @@ class Replay:
         size = encoded_size(observation_space)
         self.discrete = isinstance(action_space, spaces.Discrete)
         self.action_size = 1 if self.discrete else encoded_size(action_space)
-        self.widths = [size, self.action_size, 1, size, 1]
+        self.extras: dict[str, int] = {}
+        for name, width in (extras or {}).items():
+            if name in OWN:
+                raise ValueError(f"extras: {name!r} is a field of every batch: take a name other than {', '.join(OWN)}")
+            whole_number(f"extras[{name!r}]", width, 1)
+            self.extras[name] = int(width)
+        self.widths = [size, self.action_size, 1, size, 1, *self.extras.values()]
         self.capacity = max(capacity // num_envs, 1) * num_envs
         self.device = torch.device(device)
         self.table = self._allocate(self.capacity)
         self.position = self.count = self.added = 0
-        self._pending: list[Batch] = []
+        self._pending: list[Batch] = []  # the latest steps, each [N], fewer than n_steps: they wait for those to come
 
     def _allocate(self, rows: int) -> Tensor:
         needed = rows * sum(self.widths) * 4
@@ -90,25 +106,36 @@ class Replay:
         return self.capacity
 
     def reset(self) -> None:
-        """Forget everything."""
-        self.position = self.count = self.added = 0
+        """Forget everything; rows to come are numbered on from those ever added, by which checkpoints know them."""
+        self.position = self.count = 0
         self._pending.clear()
 
     def add(self, batch: Batch) -> None:
-        """Append a rollout ``[T, N]``. With n steps, a transition enters once the k - 1 that follow it have come."""
+        """Append a rollout ``[T, N]``. With n steps, a transition enters once the k - 1 that follow it have come.
+
+        Raises:
+            ValueError: a field of ``extras`` is missing, or of another shape.
+        """
+        self._check_extras(batch)
+        if not batch.reward.is_floating_point():  # γ is kept in the rewards' type
+            batch = batch.plus(reward=batch.reward.float())
         if self.reward is not None:
             batch = batch.plus(reward=self.reward[0] * batch.reward + self.reward[1])
         if self.n_steps == 1:
             rows = batch.flatten()
-            valid = rows.valid if "valid" in rows else None
-            discount = self.gamma * ~rows.terminated
-            self._append(rows.obs, rows.action, rows.reward, rows.next_obs, discount, valid)
+            self._append(rows.plus(discount=self._discount(rows)))
             return
-        for t in range(len(batch)):
+        k, worlds = self.n_steps, batch.reward.shape[1]
+        for t in range(min(len(batch), k - 1)):  # those that wait
             self._pending.append(batch.map(lambda x, t=t: x[t]))
-            if len(self._pending) == self.n_steps:
-                self._fold()
+            if len(self._pending) == k:
+                self._fold(self._pending)
                 del self._pending[0]
+        if (inside := len(batch) - k + 1) > 0:  # those whose k steps all lie in this rollout, at once
+            flat, size = batch.flatten(), inside * worlds
+            starts = range(0, k * worlds, worlds)
+            self._fold([flat.map(lambda x, i=i: x[i : i + size]) for i in starts])
+            self._pending = [batch.map(lambda x, t=t: x[t]) for t in range(inside, len(batch))]
 
     def flush(self) -> None:
         """The trajectories under way do not go on: what waits for later steps enters as if cut short by a time limit."""
@@ -117,47 +144,60 @@ class Replay:
         last = self._pending[-1]
         self._pending[-1] = last.plus(truncated=torch.ones_like(last.truncated))
         while self._pending:
-            self._fold()
+            self._fold(self._pending)
             del self._pending[0]
 
-    def _fold(self) -> None:
-        """The oldest pending step with the rewards of those after it, up to its episode's end."""
-        first = self._pending[0]
-        reward, discount = first.reward.clone(), torch.full_like(first.reward, self.gamma)
-        next_obs, terminated = first.next_obs, first.terminated
+    def _check_extras(self, batch: Batch) -> None:
+        for name, width in self.extras.items():
+            if name not in batch:
+                raise ValueError(f"extras: a rollout lacks {name!r}; it has {', '.join(batch)}")
+            shape, steps = tuple(batch[name].shape), tuple(batch.reward.shape)
+            if shape[:2] != steps or math.prod(shape[2:]) != width:
+                fits = (*steps, width) if width > 1 else steps
+                raise ValueError(f"extras: {name!r} of shape {shape} does not fit a width of {width}: expected {fits}")
+
+    def _discount(self, steps: Batch) -> Tensor:
+        """γ (1 - terminated) of single steps."""
+        reward = steps.reward
+        return torch.where(steps.terminated, torch.zeros_like(reward), torch.full_like(reward, self.gamma))
+
+    def _fold(self, steps: list[Batch]) -> None:
+        """Append the first of successive steps, each ``[B]``, with the rewards of those after it up to its episode's end."""
+        first, *others = steps
+        reward, next_obs, discount = first.reward, first.next_obs, self._discount(first)
         alive = ~(first.terminated | first.truncated)
-        for later in self._pending[1:]:
+        for later in others:
             reward = torch.where(alive, reward + discount * later.reward, reward)
-            discount = torch.where(alive, discount * self.gamma, discount)
+            discount = torch.where(alive, discount * self._discount(later), discount)
             next_obs = _where(alive, later.next_obs, next_obs)
-            terminated = torch.where(alive, later.terminated, terminated)
             alive = alive & ~(later.terminated | later.truncated)
-        valid = first.valid if "valid" in first else None
-        self._append(first.obs, first.action, reward, next_obs, discount * ~terminated, valid)
+        self._append(first.plus(reward=reward, next_obs=next_obs, discount=discount))
 
     @torch.no_grad()
-    def _append(
-        self, obs: Any, action: Tensor, reward: Tensor, next_obs: Any, discount: Tensor, valid: Tensor | None
-    ) -> None:
-        n = len(reward)
+    def _append(self, rows: Batch) -> None:
+        """Write transitions ``[B]``, those of them that are valid."""
+        n = len(rows)
         columns = [
-            self.encode(obs), action.reshape(n, -1).float(), reward.reshape(n, 1),
-            self.encode(next_obs), discount.reshape(n, 1).float(),
+            self.encode(rows.obs), rows.action.reshape(n, self.action_size).float(), rows.reward.reshape(n, 1),
+            self.encode(rows.next_obs), rows.discount.reshape(n, 1),
+            *(rows[name].reshape(n, width).float() for name, width in self.extras.items()),
         ]  # fmt: skip
-        rows = torch.cat(columns, -1).to(self.table.device)
-        if valid is not None:
-            rows = rows[valid]
-        rows = rows[-self.capacity :]
-        end = self.position + len(rows)
+        new = torch.cat(columns, -1).to(self.table.device)
+        if "valid" in rows:
+            new = new[rows.valid]
+        start, added = self.position, len(new)
+        if added > self.capacity:  # more than fit: as if they had come one after another
+            start, new = (start + added) % self.capacity, new[-self.capacity :]
+        end = start + len(new)
         if end <= self.capacity:
-            self.table[self.position : end] = rows
+            self.table[start:end] = new
         else:
-            cut = self.capacity - self.position
-            self.table[self.position :] = rows[:cut]
-            self.table[: end - self.capacity] = rows[cut:]
+            cut = self.capacity - start
+            self.table[start:] = new[:cut]
+            self.table[: end - self.capacity] = new[cut:]
         self.position = end % self.capacity
-        self.count = min(self.count + len(rows), self.capacity)
-        self.added += len(rows)
+        self.count = min(self.count + added, self.capacity)
+        self.added += added
 
     def make_room(self, rows: int) -> None:
         """Enlarge the table by so many empty rows.
@@ -170,11 +210,15 @@ class Replay:
         self.table, self.capacity, self.position = table, len(table), self.count
 
     def resize(self, capacity: int) -> None:
-        """Another capacity; of the rows there are, the newest that fit are kept, the oldest of them first."""
-        table = self.table[: self.count].roll(-self.position if self.count == self.capacity else 0, 0)[-capacity:]
-        self.capacity, self.count, self.position = capacity, len(table), len(table) % capacity
-        self.table = self._allocate(capacity)
-        self.table[: self.count] = table
+        """Another capacity; of the rows there are, the newest that fit are kept, the oldest of them first.
+
+        Raises:
+            MemoryError: they do not fit the memory there is.
+        """
+        rows = self.table[: self.count].roll(-self.position if self.count == self.capacity else 0, 0)[-capacity:]
+        table = self._allocate(capacity)
+        table[: len(rows)] = rows
+        self.table, self.capacity, self.count, self.position = table, capacity, len(rows), len(rows) % capacity
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """``batch_size`` rows drawn uniformly with replacement, and their places in the table, ``index``.
@@ -194,11 +238,13 @@ class Replay:
 
     def unpack(self, rows: Tensor) -> Batch:
         """Rows of the table as a batch ``[B]``."""
-        obs, action, reward, next_obs, discount = rows.split(self.widths, -1)
+        obs, action, reward, next_obs, discount, *more = rows.split(self.widths, -1)
         action = action.squeeze(-1).long() if self.discrete else action
+        more = [x.squeeze(-1) if width == 1 else x for x, width in zip(more, self.extras.values(), strict=True)]
         return Batch(
-            obs=obs, action=action, reward=reward.squeeze(-1), next_obs=next_obs, discount=discount.squeeze(-1)
-        )
+            obs=obs, action=action, reward=reward.squeeze(-1), next_obs=next_obs, discount=discount.squeeze(-1),
+            **dict(zip(self.extras, more, strict=True)),
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """The rows in use, and what is pending."""
@@ -222,26 +268,59 @@ class Replay:
             table, position = table.roll(-position, 0), len(table)
         self.count, self.position, self.added = len(table), position, state["added"]
         self.table[: self.count] = table
-        self._pending = [Batch(**b) for b in state["pending"]]
+        self._pending = [Batch(**b).map(lambda x: x.to(self.table.device)) for b in state["pending"]]
 
 
 class Mix:
     """Batches from two memories in a fixed ratio, the rows of the second after those of the first.
 
+    What is added goes to the first, and it is the first that a mix answers for otherwise: its size, its rows, its state.
+
     Args:
         share: of each batch that comes from ``second`` (RLPD: 0.5).
+
+    Raises:
+        ValueError: the two hold different ``extras``.
     """
 
     def __init__(self, first: Replay, second: Replay, share: float = 0.5) -> None:
+        if first.extras != second.extras:
+            raise ValueError(
+                f"a mix of memories with the extras {first.extras} and {second.extras}: they must be the same"
+            )
         self.first, self.second, self.share = first, second, share
 
     def __len__(self) -> int:
         return len(self.first)
 
+    def size(self) -> int:
+        """Rows in use of the first; ``len`` too."""
+        return self.first.size()
+
+    @property
+    def pos(self) -> int:
+        """Where the next row of the first goes."""
+        return self.first.pos
+
+    @property
+    def full(self) -> bool:
+        """Whether the next row overwrites the oldest of the first."""
+        return self.first.full
+
     @property
     def capacity(self) -> int:
-        """Rows of the first."""
+        """Most rows that the first holds."""
         return self.first.capacity
+
+    buffer_size = capacity
+
+    def reset(self) -> None:
+        """Forget what is in the first."""
+        self.first.reset()
+
+    def rows(self) -> Batch:
+        """All rows in use of the first, views of its table."""
+        return self.first.rows()
 
     def add(self, batch: Batch) -> None:
         self.first.add(batch)
@@ -253,9 +332,10 @@ class Mix:
         self.first.make_room(rows)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """As :meth:`Replay.sample`, without ``index``: the rows are places in two tables."""
         n = round(self.share * batch_size)
         parts = [m.sample(k, generator) for m, k in ((self.first, batch_size - n), (self.second, n)) if k]
-        return Batch(**{name: torch.cat([p[name] for p in parts]) for name in parts[0]})
+        return Batch(**{name: torch.cat([p[name] for p in parts]) for name in parts[0] if name != "index"})
 
     def state_dict(self) -> dict[str, Any]:
         return self.first.state_dict()

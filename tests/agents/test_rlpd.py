@@ -173,6 +173,18 @@ def test_another_models_memory_as_prior():
     assert model._n_updates > 0 and len(sac.memory) == 60
 
 
+def test_its_replay_buffer_is_its_own_experience():
+    """What code written for stable-baselines3 asks is answered without the prior data."""
+    model = make().add_prior(prior(50))
+    model.learn(30)
+    buffer = model.replay_buffer
+    assert (buffer.size(), buffer.pos, buffer.full, buffer.buffer_size) == (30, 30, False, 1000)
+    assert torch.equal(buffer.rows().obs, model.memory.first.rows().obs) and not (buffer.rows().obs == 7).any()
+    assert "index" not in model.draw(("policy",))
+    buffer.reset()
+    assert buffer.size() == 0 and len(model.memory.second) == 50
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
