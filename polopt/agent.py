@@ -6,7 +6,6 @@ user touches is here: construction, ``learn``, ``predict``, ``save``/``load``, p
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import secrets
@@ -25,11 +24,12 @@ from gymnasium import Space, spaces
 from torch import Tensor, nn
 
 from . import __version__
+from . import kwargs as kwargs_codec
 from .batch import Batch
-from .config import BaseConfig, _hints, check_names, hyper, is_schedule
+from .config import BaseConfig, check_names, hyper, is_schedule, type_hints
 from .env import Env, Episode, Obs
 from .errors import NonFiniteError
-from .files import FileError, load_state, save_state
+from .files import FileError, load_state, save_state, with_zip
 from .graph import compiler_available
 from .networks import count
 from .normalize import Normalize
@@ -139,7 +139,7 @@ class Agent(ABC):
         self.config = self.Config(**{k: v for k, v in kwargs.items() if k in known})
         self.policy_class = self._check_policy(policy)
         self.policy_kwargs: dict[str, Any] = dict(tail["policy_kwargs"] or {})
-        _encode_kwargs(self.policy_kwargs)  # what no file could hold is refused before any work
+        kwargs_codec.encode(self.policy_kwargs)  # what no file could hold is refused before any work
         self.tensorboard_log, self.verbose, self.env_kwargs = (
             tail["tensorboard_log"],
             tail["verbose"],
@@ -287,17 +287,13 @@ class Agent(ABC):
 
     def _refresh(self) -> None:
         """Rebuild ``self.c``, the hyperparameters as the equations use them: a schedule is a 0-d tensor, the rest constants."""
-        hints = _hints(self.Config)
+        hints = type_hints(self.Config)
         self._schedules: dict[str, Callable[[float], float]] = {}
         values = {}
         for f in fields(self.config):
             value = getattr(self.config, f.name)
             if is_schedule(hints[f.name]) and value is not None:
-                try:
-                    self._schedules[f.name] = as_schedule(value)
-                except ValueError:  # a word such as "auto", which the algorithm itself reads
-                    values[f.name] = value
-                    continue
+                self._schedules[f.name] = as_schedule(value)
                 value = torch.tensor(float(self._schedules[f.name](1.0)), device=self.device)
             values[f.name] = value
         self.c = SimpleNamespace(**values)
@@ -442,7 +438,7 @@ class Agent(ABC):
         """
         given = load_path_or_dict
         if not isinstance(given, dict):
-            given = load_state(_zip(given), "model")["parameters"]
+            given = load_state(with_zip(given), "model")["parameters"]
         known = {*self.nets, *(f"{n}.optimizer" for n in self.parts)}
         if unknown := set(given) - known:
             raise ValueError(f"unknown parameters {sorted(unknown)}; this model has {sorted(known)}")
@@ -499,8 +495,8 @@ class Agent(ABC):
         if force_reset:
             self._last_obs, self._seeded = None, False
         if (state := self._waiting) is not None:
-            self._waiting = None
             self.load_training_state(state | {"env": None})
+            self._waiting = None
             try:
                 self._load_worlds(state["env"])
             except (ValueError, KeyError):
@@ -597,7 +593,7 @@ class Agent(ABC):
         state = self.model_state()
         if full:
             state["training"] = self.training_state() if self._waiting is None else self._waiting
-        save_state(_zip(path), state, "model")
+        save_state(with_zip(path), state, "model")
 
     def model_state(self) -> dict[str, Any]:
         """What a model file holds."""
@@ -606,11 +602,11 @@ class Agent(ABC):
             "polopt": __version__,
             "policy": self.policy_class,
             "config": self.config.to_json(),
-            "policy_kwargs": _encode_kwargs(self.policy_kwargs),
+            "policy_kwargs": kwargs_codec.encode(self.policy_kwargs),
             "observation_space": to_json(self.observation_space),
             "action_space": to_json(self.action_space),
             "env_id": self.env_id,
-            "env_kwargs": _encode_kwargs(self.env_kwargs),
+            "env_kwargs": kwargs_codec.encode(self.env_kwargs),
             "seed": self.seed,
             "n_envs": getattr(self, "n_envs", self.config.num_envs),
             "num_timesteps": self.num_timesteps,
@@ -682,9 +678,9 @@ class Agent(ABC):
 
             get_system_info()
         changes = cls._changes(custom_objects, kwargs)
-        if is_sb3(_zip(path)):
-            return load_sb3(cls, _zip(path), env, device, changes, force_reset)
-        state = load_state(_zip(path), "model", beside(_zip(path)))
+        if is_sb3(with_zip(path)):
+            return load_sb3(cls, with_zip(path), env, device, changes, force_reset)
+        state = load_state(with_zip(path), "model", beside(with_zip(path)))
         return cls._from_state(state, path, env, device, changes, force_reset)
 
     @classmethod
@@ -709,12 +705,12 @@ class Agent(ABC):
             {k: v for k, v in state["config"].items() if k in known and k not in changes}, path
         )
         config |= {k: v for k, v in changes.items() if k in known}
-        policy_kwargs = _decode_kwargs(state["policy_kwargs"], changes.get("policy_kwargs"), path)
+        policy_kwargs = kwargs_codec.decode(state["policy_kwargs"], changes.get("policy_kwargs"), path)
         tail = {k: changes[k] for k in ("tensorboard_log", "verbose") if k in changes}
         seed = changes.get("seed", state["seed"])
         model = cls(
             state["policy"], None, **config, **tail, policy_kwargs=policy_kwargs, seed=seed, device=device,
-            env_kwargs=changes.get("env_kwargs") or _decode_kwargs(state["env_kwargs"], None, path),
+            env_kwargs=changes.get("env_kwargs") or kwargs_codec.decode(state["env_kwargs"], None, path),
         )  # fmt: skip
         model.observation_space, model.action_space = (
             from_json(state["observation_space"]),
@@ -823,12 +819,6 @@ def _as_arrays(observation: Any) -> Any:
     return np.asarray(observation)
 
 
-def _zip(path: Any) -> Any:
-    if isinstance(path, (str, os.PathLike)) and not os.path.splitext(path)[1]:
-        return f"{os.fspath(path)}.zip"
-    return path
-
-
 class _Frozen(Env):
     """Only spaces: what a loaded model's normaliser stands on until an environment is set."""
 
@@ -852,52 +842,3 @@ def _still_wanted(statistics: dict[str, Any] | None, changes: dict[str, Any]) ->
     if changes.get("normalize_reward", True) is False:
         kept.pop("reward", None)
     return kept if kept["obs"] or "reward" in kept else None
-
-
-_TRUSTED = ("torch.nn.", "torch.optim.", "stable_baselines3.")
-
-
-def _encode_kwargs(kwargs: Any) -> Any:
-    if isinstance(kwargs, dict):
-        return {k: _encode_kwargs(v) for k, v in kwargs.items()}
-    if isinstance(kwargs, (list, tuple)):
-        return [_encode_kwargs(v) for v in kwargs]
-    if inspect.isclass(kwargs) or inspect.isfunction(kwargs):
-        return {"class": f"{kwargs.__module__}:{kwargs.__qualname__}"}
-    if isinstance(kwargs, (np.generic, np.ndarray)):
-        return kwargs.tolist()
-    if kwargs is None or isinstance(kwargs, (bool, int, float, str)):
-        return kwargs
-    raise TypeError(
-        f"{kwargs!r} in policy_kwargs or env_kwargs cannot be kept in a file: give numbers, strings and classes"
-    )
-
-
-def _decode_kwargs(stored: Any, given: Any, path: Any) -> Any:
-    """Classes are looked up by name in torch and stable-baselines3 only; any other must be given again."""
-    if given is not None:
-        if _encode_kwargs(given) != stored:
-            raise ValueError(f"policy_kwargs={given!r} differ from those stored in {path}: {stored!r}")
-        return dict(given)
-    if isinstance(stored, dict) and "class" in stored:
-        module, _, name = stored["class"].partition(":")
-        if not stored["class"].startswith(_TRUSTED):
-            raise ValueError(
-                f"{path} uses the class {stored['class']}, which is not looked up from a file: pass policy_kwargs=... to load"
-            )
-        value: Any = sys.modules.get(module) or importlib.import_module(module)
-        for piece in name.split("."):
-            value = getattr(value, piece, None)
-        # The name's beginning is not enough: what lies behind it may be anything that torch has imported.
-        kinds = (nn.Module, torch.optim.Optimizer)
-        if not (isinstance(value, type) and issubclass(value, kinds) and f"{value.__module__}.".startswith(_TRUSTED)):
-            raise ValueError(
-                f"{path} uses {stored['class']}, which is no module or optimizer of torch's or stable-baselines3's: pass "
-                "policy_kwargs=... to load"
-            )
-        return value
-    if isinstance(stored, dict):
-        return {k: _decode_kwargs(v, None, path) for k, v in stored.items()}
-    if isinstance(stored, list):
-        return [_decode_kwargs(v, None, path) for v in stored]
-    return stored

@@ -15,7 +15,7 @@ import numpy as np
 
 from .schedule import Schedule, as_schedule
 
-__all__ = ["BaseConfig", "check_names", "hyper", "whole_number"]
+__all__ = ["BaseConfig", "check_names", "hyper", "type_hints", "whole_number"]
 
 
 def hyper(default: Any, interval: str = "", doc: str = "") -> Any:
@@ -57,7 +57,7 @@ class BaseConfig:
     """Base of every agent's ``Config``: validated at construction, JSON in and out."""
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = type_hints(type(self))
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, np.generic):  # a number like any other, but not one that JSON knows
@@ -97,7 +97,8 @@ class BaseConfig:
 _cache: dict[type, dict[str, Any]] = {}
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def type_hints(cls: type) -> dict[str, Any]:
+    """The types of a Config's fields, looked up once."""
     if cls not in _cache:
         _cache[cls] = typing.get_type_hints(cls)
     return _cache[cls]

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .evaluate import evaluate_policy
+from .files import atomic
 from .film import film, save
 from .presets import preset
 from .registry import agent_class
@@ -164,5 +165,6 @@ def draw(progress: Path, out: Path, greedy: list[tuple[int, float]], chance: lis
     axes.tick_params(colors=pale, length=3)
     axes.grid(axis="y", color="#EEEEEE", lw=0.8)
     axes.set_axisbelow(True)
-    figure.savefig(out)
+    with atomic(out) as file:
+        figure.savefig(file, format=out.suffix.removeprefix("."))
     return out

@@ -9,10 +9,10 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from .agent import Agent, _zip
+from .agent import Agent
 from .dataset import d4rl_score
 from .env import Env
-from .files import load_state
+from .files import load_state, with_zip
 from .normalize import Normalize
 from .registry import agent_class
 from .sb3_zip import algorithm, is_sb3
@@ -158,7 +158,7 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     """The file that :func:`load` reads."""
     path = Path(path)
     if not path.is_dir():
-        return Path(_zip(path))
+        return Path(with_zip(path))
     if (path / "model.zip").exists():
         return path / "model.zip"
     if not (found := checkpoints(path)):

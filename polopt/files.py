@@ -23,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-__all__ = ["FileError", "Rows", "atomic", "cache_folder", "load_state", "save_state", "write_json"]
+__all__ = ["FileError", "Rows", "atomic", "cache_folder", "load_state", "save_state", "with_zip", "write_json"]
 
 FORMAT = "polopt-state"
 VERSION = 1
@@ -238,3 +238,10 @@ def _join(
     if isinstance(x, list):
         return [_join(v, tensors, apart) for v in x]
     return x
+
+
+def with_zip(path: Any) -> Any:
+    """A path with ``.zip`` where it has no suffix; anything else as it is."""
+    if isinstance(path, (str, os.PathLike)) and not os.path.splitext(path)[1]:
+        return f"{os.fspath(path)}.zip"
+    return path

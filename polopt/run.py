@@ -36,8 +36,9 @@ from typing import Any
 import torch
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 
+from . import kwargs as kwargs_codec
 from . import segments
-from .agent import Agent, _decode_kwargs, _encode_kwargs
+from .agent import Agent
 from .dataset import Dataset
 from .errors import NonFiniteError
 from .evaluate import checkpoints
@@ -149,15 +150,15 @@ def new_run(
         if isinstance(value, dict) and "callable" in value:
             raise ValueError(f"{name} is a function, which config.json cannot hold: give a number or 'lin_NUMBER'")
     for kwargs_ in (model.policy_kwargs, model.env_kwargs):  # what could not be read back is refused now
-        _decode_kwargs(_encode_kwargs(kwargs_), None, folder)
+        kwargs_codec.decode(kwargs_codec.encode(kwargs_), None, folder)
     config = {
         "algorithm": type(model).__name__,
         "env": env,
-        "env_kwargs": _encode_kwargs(model.env_kwargs),
+        "env_kwargs": kwargs_codec.encode(model.env_kwargs),
         "num_envs": model.n_envs,
         "policy": model.policy_class,
         "hyperparameters": model.config.to_json(),
-        "policy_kwargs": _encode_kwargs(model.policy_kwargs),
+        "policy_kwargs": kwargs_codec.encode(model.policy_kwargs),
         "total_timesteps": total_timesteps,
         "dataset": None if data is None else {"source": _whole_path(dataset), "sha256": data.hash},
         "prior": None if prior_data is None else {"source": _whole_path(prior), "sha256": prior_data.hash},

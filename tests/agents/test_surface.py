@@ -20,7 +20,7 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import polopt
-from polopt.agent import _encode_kwargs
+from polopt import kwargs as kwargs_codec
 from polopt.config import hyper
 from polopt.distributions import DiagGaussian, SquashedGaussian
 from polopt.flow import FlowPolicy
@@ -62,9 +62,9 @@ def test_a_model_file_cannot_name_a_function_to_be_run(tmp_path):
 
 
 def test_what_a_file_could_not_give_back_is_refused_when_it_is_written():
-    assert _encode_kwargs({"lookat": np.zeros(2)}) == {"lookat": [0.0, 0.0]}
+    assert kwargs_codec.encode({"lookat": np.zeros(2)}) == {"lookat": [0.0, 0.0]}
     with pytest.raises(TypeError, match="cannot be kept in a file"):
-        _encode_kwargs({"lookat": object()})
+        kwargs_codec.encode({"lookat": object()})
 
 
 def test_load_takes_what_the_constructor_takes(tmp_path):
