@@ -266,7 +266,9 @@ class Replay:
             )
         if len(table) < self.capacity:  # a full ring of a smaller capacity begins anew with its oldest row
             table, position = table.roll(-position, 0), len(table)
-        self.count, self.position, self.added = len(table), position, state["added"]
+        # Rows that come into a memory which had others are new ones to whoever knows rows by their number.
+        self.added = state["added"] if not self.added else self.added + len(table)
+        self.count, self.position = len(table), position
         self.table[: self.count] = table
         self._pending = [Batch(**b).map(lambda x: x.to(self.table.device)) for b in state["pending"]]
 

@@ -528,3 +528,14 @@ def test_it_answers_stable_baselines3s_questions():
     assert (replay.size(), replay.pos, replay.full) == (4, 1, True)
     replay.reset()
     assert replay.size() == len(replay) == 0
+
+
+def test_another_memorys_rows_are_new_ones_to_the_segments(tmp_path):
+    mine, theirs = Replay(50, OBS, ACT), Replay(50, OBS, ACT)
+    mine.add(rollout(9, 1))
+    theirs.add(rollout(9, 1, start=100))
+    segments.write(tmp_path, "m", mine.state_dict()["table"])
+    mine.load_state_dict(theirs.state_dict())
+    mine.add(rollout(3, 1, start=200))
+    table = segments.read(tmp_path, segments.write(tmp_path, "m", mine.state_dict()["table"]))
+    assert torch.equal(table, mine.table[:12]) and rows(mine).obs[:, 0].tolist() == [*range(100, 109), 200, 201, 202]
