@@ -66,8 +66,6 @@ _TAIL: dict[str, Any] = {
     "_init_setup_model": True,
 }
 _ALIASES = {"n_envs": "num_envs"}
-_OF_ENV = ("env", "env_id", "_sb3_env", "normalizer", "n_envs", "observation_space", "action_space")
-"""What an environment decides of a model."""
 
 
 class Agent(ABC):
@@ -128,7 +126,7 @@ class Agent(ABC):
         for f in fields(cls.Config):
             if not hasattr(cls, f.name):
                 setattr(cls, f.name, _hyperparameter(f.name, f.metadata.get("doc", "")))
-            elif not isinstance(getattr(cls, f.name), property):
+            elif not isinstance(getattr(cls, f.name), _Hyperparameter):
                 raise TypeError(f"{cls.__name__}.Config.{f.name}: the class has something else of that name")
 
     def __init__(self, policy: str = "MlpPolicy", env: Any = None, **kwargs: Any) -> None:
@@ -186,11 +184,10 @@ class Agent(ABC):
             return policy
         if policy == "CnnPolicy":
             raise NotImplementedError(
-                f"{type(self).__name__} does not read images: use an on-policy method, or an observation wrapper that gives vectors"
+                f"{type(self).__name__} has no CnnPolicy: use PPO or another method with an actor-critic, or an observation wrapper "
+                "that gives vectors"
             )
-        raise ValueError(
-            f"policy={policy!r} is unknown; it is 'MlpPolicy', or 'MultiInputPolicy' for Dict observations"
-        )
+        raise ValueError(f"policy={policy!r} is unknown; it is one of {', '.join(map(repr, self.policies))}")
 
     def _take_env(self, env: Any) -> None:
         from .envs import as_env  # the wing is looked up by name, on use
@@ -213,6 +210,10 @@ class Agent(ABC):
 
     def _adopt(self, env: Env) -> None:
         name = type(self).__name__
+        if any(isinstance(w, Normalize) for w in env.chain()[1:]):
+            raise ValueError(
+                f"{name}: Normalize must be the outermost wrapper, which the model saves and predicts with; put it around the others"
+            )
         if isinstance(env, Normalize) and env.show == self.normalizes_on_read:
             remembers = "remembers observations as they are, and normalises what it reads"
             raise ValueError(
@@ -475,21 +476,23 @@ class Agent(ABC):
         """Train on another environment of the same spaces and number of worlds.
 
         Raises:
-            ValueError: its spaces or its number of worlds differ.
+            ValueError: its spaces or its number of worlds differ. The model is then as it was.
+            FileError: a model that was loaded without an environment had rows on the disk, and they are gone.
         """
         fresh = not hasattr(self, "nets")
         if not fresh and self.normalizer is not None:
             self._normalize_state = self.normalizer.statistics()
-        before = {name: self.__dict__[name] for name in _OF_ENV if name in self.__dict__}
+        before = dict(self.__dict__)
         try:
             self._take_env(env)
-            if not fresh:
+            if fresh:
+                self._setup_model()
+            else:
                 self._check_fit(before)
         except Exception:
+            self.__dict__.clear()
             self.__dict__.update(before)
             raise
-        if fresh:
-            self._setup_model()
         if self._normalize_state is not None and self.normalizer is not None:
             self.normalizer.load_statistics(self._normalize_state)
         if force_reset:
@@ -516,6 +519,7 @@ class Agent(ABC):
             problem = f"it has {self.n_envs} worlds where the model was set up with {worlds}"
         if problem:
             raise ValueError(f"env does not fit this model: {problem}")
+        self._check_sizes()
 
     def _load_worlds(self, state: dict[str, Any] | None) -> None:
         if state is None or self.env is None:
@@ -634,7 +638,8 @@ class Agent(ABC):
         """Take :meth:`training_state` back: the next ``learn(..., reset_num_timesteps=False)`` goes on where it was taken."""
         try:
             self.generator.set_state(state["generator"])
-            self._dice.set_state(state["dice"])
+            if "dice" in state:
+                self._dice.set_state(state["dice"])
         except RuntimeError:  # a generator's state is of its kind of device
             warnings.warn(
                 f"the file was written on another kind of device than {self.device}: random numbers begin anew",
@@ -761,6 +766,10 @@ class Agent(ABC):
         return sum(count(net) for net in self.nets.values())
 
 
+class _Hyperparameter(property):
+    """A field of the Config, read and set through the model."""
+
+
 def _hyperparameter(name: str, doc: str) -> property:
     def get(self: Agent) -> Any:
         return getattr(self.config, name)
@@ -786,7 +795,7 @@ def _hyperparameter(name: str, doc: str) -> property:
         if name == "gamma" and self.normalizer is not None and (before.normalize_obs or before.normalize_reward):
             self.normalizer.gamma = value
 
-    return property(get, set_, doc=doc)
+    return _Hyperparameter(get, set_, doc=doc)
 
 
 def _check_seed(seed: Any) -> int:

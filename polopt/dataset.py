@@ -239,6 +239,12 @@ class Collector(Wrapper):
         self._obs = np.array(_host(obs))  # what an Env hands out may be overwritten by its next step
         return obs
 
+    def _again(self, obs: Obs, mask: Any) -> Obs:
+        if self._steps:  # whoever began them anew ended the episodes that were under way
+            column, ended = self._columns["truncated"], self._columns["terminated"][self._steps - 1]
+            column[self._steps - 1] |= _host(mask) & ~ended
+        return self._begin(obs)
+
     def step(self, action: torch.Tensor) -> Step:
         self._action = _host(action)
         return super().step(action)

@@ -159,6 +159,10 @@ class Env(ABC):
         """The innermost environment."""
         return self
 
+    def chain(self) -> list[Env]:
+        """This, and what it wraps, from the outside in."""
+        return [self]
+
     # What a learned model or a planner needs of the task, where it is known. A method of the protocol, so that
     # no wing imports another.
     def reward(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
@@ -330,6 +334,9 @@ class Wrapper(Env):
     @property
     def unwrapped(self) -> Env:
         return self.env.unwrapped
+
+    def chain(self) -> list[Env]:
+        return [self, *self.env.chain()]
 
     @property
     def info(self) -> dict[str, np.ndarray]:

@@ -43,7 +43,8 @@ def static(method: Callable[..., Any]) -> Callable[..., Any]:
 def _count_eager(self: Any, name: str) -> None:
     """Say once where compiling is in vain: hundreds of calls, none of them of the compiled shapes."""
     self.__dict__["_eager_calls"] = calls = self.__dict__.get("_eager_calls", 0) + 1
-    if calls == 300:
+    if calls == 300 and not self.__dict__.get("_told_of_eager"):
+        self.__dict__["_told_of_eager"] = True
         warnings.warn(
             f"compile=True: {name} keeps coming in other shapes than it was compiled for, and runs eager; fix the batch size",
             stacklevel=3,

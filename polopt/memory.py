@@ -226,11 +226,15 @@ class Replay:
         Raises:
             ValueError: the memory is empty.
         """
+        b = self.stored(batch_size, generator)
+        return b if self.read is None else self.read(b)
+
+    def stored(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """A :meth:`sample` as it lies in the table, before ``read``."""
         if not self.count:
             raise ValueError("cannot sample from an empty memory: collect first (learning_starts)")
         index = torch.randint(self.count, (batch_size,), generator=generator, device=self.table.device)
-        b = self.unpack(self.table.index_select(0, index)).plus(index=index)
-        return b if self.read is None else self.read(b)
+        return self.unpack(self.table.index_select(0, index)).plus(index=index)
 
     def rows(self) -> Batch:
         """All rows in use, views of the table."""
@@ -334,10 +338,11 @@ class Mix:
         self.first.make_room(rows)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """As :meth:`Replay.sample`, without ``index``: the rows are places in two tables."""
+        """As :meth:`Replay.sample`, both parts read as the first memory reads; without ``index``, places in two tables."""
         n = round(self.share * batch_size)
-        parts = [m.sample(k, generator) for m, k in ((self.first, batch_size - n), (self.second, n)) if k]
-        return Batch(**{name: torch.cat([p[name] for p in parts]) for name in parts[0] if name != "index"})
+        parts = [m.stored(k, generator) for m, k in ((self.first, batch_size - n), (self.second, n)) if k]
+        b = Batch(**{name: torch.cat([p[name] for p in parts]) for name in parts[0] if name != "index"})
+        return b if self.first.read is None else self.first.read(b)
 
     def state_dict(self) -> dict[str, Any]:
         return self.first.state_dict()

@@ -33,6 +33,7 @@ from .ensemble import ProbabilisticEnsemble
 from .env import Env
 from .memory import Mix, Replay
 from .model import EnsembleModel, Model, Termination
+from .normalize import Normalize
 from .off_policy import OffPolicy
 from .rollout import rollout
 
@@ -178,8 +179,11 @@ class ModelBased(Agent):
     # -- building --------------------------------------------------------------------------------------------------
 
     def _adopt(self, env: Env) -> None:
+        name = type(self).__name__
+        if isinstance(env, Normalize):
+            raise ValueError(f"{name} models observations as they are: pass the environment without Normalize")
         super()._adopt(env)
-        name, space = type(self).__name__, self.observation_space
+        space = self.observation_space
         if self.config.real_ratio == 1:
             return
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):

@@ -42,7 +42,7 @@ from .files import load_state, save_state
 from .graph import static
 from .memory import Mix, Replay
 from .part import polyak_
-from .policy import ActorCritic, Encoder, scale, unscale, widths
+from .policy import ActorCritic, Encoder, scale, unscaler, widths
 from .schedule import Schedule
 from .spaces import check_action_space, check_observation_space, encoded_size
 
@@ -253,7 +253,8 @@ class OffPolicy(Agent):
         self.memory.add(batch.map(lambda x: x.to(self.device)))
         self._end_noise(batch)
         self._steps_since += batch.transitions
-        self._episodes_since += int((batch.terminated | batch.truncated).sum())
+        if self.config.cadence[1] == "episode":
+            self._episodes_since += int((batch.terminated | batch.truncated).sum())
 
     def train_steps(self, steps: int) -> dict[str, Tensor]:
         """Gradient steps from memory. Returns the last one's metrics, and of those before it what the last lacks.
@@ -276,7 +277,7 @@ class OffPolicy(Agent):
         floats = isinstance(self.observation_space, spaces.Box) and np.issubdtype(
             self.observation_space.dtype, np.floating
         )
-        if self.config.normalize_obs and not floats:
+        if not floats and (self.config.normalize_obs or (self.normalizer is not None and self.normalizer.obs_moments)):
             raise NotImplementedError(
                 f"normalize_obs=True: {type(self).__name__} normalises a Box of floats, not {self.observation_space}"
             )
@@ -299,21 +300,26 @@ class OffPolicy(Agent):
         self.policy_options = kwargs
         self.make_nets(arch, activation, **optimizer)
         self.nets["policy"] = self.policy
+        self._check_sizes()
+        self.memory = self.make_memory(self.config.buffer_size, getattr(self, "n_envs", None) or 1)
+        self._warm = self._steps_since = self._episodes_since = 0
+        self._process: Any = None
+        self._process_of: Any = None  # the action_noise that it was made of
+        if isinstance(self.action_space, spaces.Box):
+            self._unscale = unscaler(self.action_space)
+        self._weights, self._host_at, self._host = list(self.policy.parameters()), None, None
+
+    def _check_sizes(self) -> None:
         num_envs = getattr(self, "n_envs", None) or 1
         if self.config.cadence[1] == "episode" and num_envs > 1:
             raise ValueError(
                 f"train_freq={self.config.train_freq!r}: whole episodes are counted in one world, not in {num_envs}"
             )
-        self.memory = self.make_memory(self.config.buffer_size, num_envs)
         if callable(noise := self.config.action_noise):
             with action_noise.numpy_seeded(torch.Generator().manual_seed(0)):
                 drawn = np.size(copy.deepcopy(getattr(noise, "base_noise", noise))())
             if drawn != (size := encoded_size(self.action_space)):
                 raise ValueError(f"action_noise={noise!r} draws {drawn} numbers where an action has {size}")
-        self._warm = self._steps_since = self._episodes_since = 0
-        self._process: Any = None
-        self._process_of: Any = None  # the action_noise that it was made of
-        self._weights, self._host_at, self._host = list(self.policy.parameters()), None, None
 
     def make_memory(self, capacity: int, num_envs: int = 1, reward: tuple[float, float] | None = None) -> Replay:
         """An empty replay of this model's spaces, which holds observations as its policy's encoder gives them.
@@ -431,7 +437,7 @@ class OffPolicy(Agent):
 
     def env_action(self, action: Any) -> Any:
         """Scaled actions [-1, 1] in the Box's own units."""
-        return unscale(self.action_space, action) if isinstance(self.action_space, spaces.Box) else action
+        return self._unscale(action) if isinstance(self.action_space, spaces.Box) else action
 
     # -- learning and files ----------------------------------------------------------------------------------------
 
@@ -441,7 +447,7 @@ class OffPolicy(Agent):
             self._process.reset()
 
     def abandon(self, batch: Batch) -> None:
-        """What was seen is remembered; the gradient steps that it earns are due with the next rollout's."""
+        """What was seen is remembered, and counted where ``gradient_steps`` follow the number of steps."""
         self._add(batch)
 
     def callback_locals(self) -> dict[str, Any]:
@@ -490,9 +496,10 @@ class OffPolicy(Agent):
         from .loop import learn_offline
 
         whole_number("gradient_steps", gradient_steps)
-        if self.config.normalize_obs or self.config.normalize_reward:
+        moving = getattr(self, "normalizer", None) is not None
+        if self.config.normalize_obs or self.config.normalize_reward or moving:
             raise ValueError(
-                "normalize_obs and normalize_reward learn from steps taken; of a dataset take standardize=True"
+                "running normalisation learns from steps taken; of a dataset take standardize=True, and an environment without Normalize"
             )
         if spaces.Box not in self.action_spaces:
             raise ValueError(f"{type(self).__name__} acts by numbered actions; datasets here hold those of a Box")
@@ -589,7 +596,7 @@ class OffPolicy(Agent):
                     self.memory = ring
             self.memory.load_state_dict(state["memory"])
         self._steps_since, self._episodes_since = state["since"]
-        if state["action_noise"] and (given := self.config.action_noise) is not None:
+        if state["action_noise"] and callable(given := self.config.action_noise):
             self._process, self._process_of = action_noise.vectorized(given, len(state["action_noise"])), given
             for noise, arrays in zip(self._process.noises, state["action_noise"], strict=True):
                 vars(noise).update({k: v for k, v in arrays.items() if k in vars(noise)})

@@ -120,12 +120,12 @@ class OnPolicy(Agent):
         if self.policy_class == "CnnPolicy":
             from stable_baselines3.common.torch_layers import NatureCNN
 
-            own = {
+            kwargs = {
                 "features_extractor_class": NatureCNN,
-                "net_arch": [],
                 "share_features_extractor": not self.needs_disjoint,
-            }
-            kwargs = own | kwargs
+            } | kwargs
+            if kwargs["features_extractor_class"] is NatureCNN:
+                kwargs = {"net_arch": []} | kwargs
         return ActorCritic(self._seen_space(), self.action_space, distribution, **kwargs)
 
     def make_parts(self, **optimizer: Any) -> None:

@@ -457,12 +457,29 @@ def to_tensor(space: Space, observation: Any, device: torch.device | str) -> tup
 
 def unscale(space: spaces.Box, action: Any) -> Any:
     """Actions ``[B, A]`` in [-1, 1] in the Box's own units, ``[B, *shape]``; NumPy or torch alike."""
+    return unscaler(space)(action)
+
+
+def unscaler(space: spaces.Box) -> Callable[[Any], Any]:
+    """:func:`unscale` of one space, whose bounds are looked at once, and copied to a device once."""
+    bounds: dict[Any, tuple[Any, Any, Any]] = {}
     low, high = space.low.reshape(-1), space.high.reshape(-1)
-    if isinstance(action, Tensor):
-        low, high = (torch.as_tensor(x, device=action.device) for x in (low, high))
-    x = low + 0.5 * (action + 1.0) * (high - low)  # which may round to beyond a bound
-    x = torch.minimum(torch.maximum(x, low), high) if isinstance(x, Tensor) else np.minimum(np.maximum(x, low), high)
-    return x.reshape(-1, *space.shape)
+    bounds[None] = low, high, high - low
+    rounds_over = bool(
+        (low + (high - low) > high).any()
+    )  # at the upper end only: rounding keeps order, and low + 0 is low
+
+    def call(action: Any) -> Any:
+        device = action.device if isinstance(action, Tensor) else None
+        if device not in bounds:
+            bounds[device] = tuple(torch.as_tensor(x, device=device) for x in bounds[None])
+        low, high, span = bounds[device]
+        x = low + 0.5 * (action + 1.0) * span
+        if rounds_over:
+            x = torch.minimum(x, high) if isinstance(x, Tensor) else np.minimum(x, high)
+        return x.reshape(-1, *space.shape)
+
+    return call
 
 
 def scale(space: spaces.Box, action: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from .off_policy import OffPolicy, OffPolicyConfig
 __all__ = ["PriorData", "PriorDataConfig"]
 
 EDGE = 1e-5
-"""How far prior actions keep from the ends of [-1, 1]."""
+"""How far the actions of prior datasets and rows keep from the ends of [-1, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +70,6 @@ class PriorData(OffPolicy):
 
     def _checked(self, prior: Replay) -> Replay:
         mine = self.memory
-        if self.normalizer is not None:
-            raise ValueError(
-                "a model that normalises takes prior data as a dataset or as rows, not another model's memory"
-            )
         if not len(prior):
             raise ValueError("the prior data is empty")
         for name in ("widths", "gamma", "n_steps", "reward"):
@@ -100,8 +96,8 @@ class PriorData(OffPolicy):
             if isinstance(data[name], Tensor) and not bool(torch.isfinite(data[name].sum())):
                 raise ValueError(f"prior data: {name} is not finite")
         low, high = (torch.as_tensor(x, dtype=torch.float32) for x in (box.low, box.high))
-        action = 2 * (data.action.cpu().float() - low) / (high - low) - 1
-        if float(action.abs().max()) > 1.001:
+        action, slack = data.action.cpu().float(), 1e-3 * (high - low)
+        if bool(((action < low - slack) | (action > high + slack)).any()):
             raise ValueError(f"prior data: actions lie outside {box}: they must be in the environment's own units")
         cut = data.truncated.bool() if "truncated" in data else torch.zeros(n, dtype=torch.bool)
         return data.only(*needed).plus(action=data.action.cpu(), truncated=cut, terminated=data.terminated.bool())
@@ -128,5 +124,6 @@ class PriorData(OffPolicy):
         if state["prior"] is not None:
             prior = self.make_memory(len(state["prior"]["table"]))
             prior.load_state_dict(state["prior"])
-            self.memory = Mix(self.memory, prior, self.config.prior_share)
+            mine = self.memory.first if isinstance(self.memory, Mix) else self.memory
+            self.memory = Mix(mine, prior, self.config.prior_share)
         super().load_training_state(state)

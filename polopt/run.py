@@ -181,7 +181,7 @@ def new_run(
         if isinstance(error, RunError):
             raise
         raise RunError(f"cannot write to {folder}: {error}") from error
-    return Session(folder, model, log, total_timesteps, cadence, data)
+    return Session(folder, model, log, total_timesteps, cadence, first.name, data)
 
 
 def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None, verbose: int = 0) -> Session:
@@ -216,7 +216,7 @@ def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None
         cls = agent_class(config["algorithm"])
         model = cls._from_state(state, path, config["env"], config["device"], {"verbose": verbose})
         cadence = _Cadence(config["checkpoint_every"], config["checkpoint_seconds"], model.num_timesteps)
-        session = Session(folder, model, None, config["total_timesteps"], cadence)
+        session = Session(folder, model, None, config["total_timesteps"], cadence, path.name)
         if not session.finished:
             if given := config.get("dataset"):
                 session.dataset = _load_dataset(model, given["source"])
@@ -236,6 +236,8 @@ class Session:
     """None of a finished run, which writes no more"""
     total_timesteps: int
     cadence: _Cadence
+    checkpoint: str
+    """The name of the checkpoint that the model is at"""
     dataset: Dataset | None = None
     """What it learns from alone, where it does"""
 
@@ -272,6 +274,8 @@ class Session:
 
         try:
             with _alone(folder), stop:  # nothing is touched before it is known that nobody else trains here
+                if [p.name for p in checkpoints(folder)[-1:]] != [self.checkpoint]:
+                    raise RunError(f"{folder} has gone on since this session was opened: open it anew")
                 (folder / "model.zip").unlink(missing_ok=True)  # of a training that a callback had stopped: it goes on
                 _note_start(folder, model)
                 model.set_logger(log.logger)

@@ -52,7 +52,7 @@ class SoftConfig(OffPolicyConfig):
     """Hyperparameters of every method with such a policy."""
 
     ent_coef: float | str = hyper("auto", doc='α >= 0, or "auto" (learned from 1), or "auto_0.1" (learned from 0.1)')
-    target_entropy: float | str = hyper("auto", doc='H̄ [nat] over the [-1, 1] box; "auto": a multiple of dim(A)')
+    target_entropy: float | str = hyper("auto", doc='H̄ [nat] over the [-1, 1] box; "auto": -dim(A)')
 
     def __post_init__(self) -> None:
         super().__post_init__()

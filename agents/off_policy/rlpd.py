@@ -63,6 +63,7 @@ class RLPD(PriorData, Soft):
         subset: int = hyper(
             2, "[1, inf)", "|Z|, lagged critics of which the target takes the minimum; AntMaze, Adroit: 1"
         )
+        target_entropy: float | str = hyper("auto", doc='H̄ [nat] over the [-1, 1] box; "auto": -dim(A)/2')
         layer_norm: bool = hyper(True, doc="normalise the critics' hidden layers")
         backup_entropy: bool = hyper(True, doc="the entropy term in the target; AntMaze, Adroit: False")
 

@@ -20,6 +20,7 @@ Differs from PPO in the policy, which may keep several modes, and in L_freq; wit
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,11 +53,11 @@ def frequency_loss(logits: Tensor, best: Tensor) -> Tensor:
 
 
 class ActionValue(nn.Module):
-    """Q(s, a), ``[..., ]`` for observations ``[B, ...]`` and actions ``[B, A]`` or ``[B, K, A]``."""
+    """Q(s, a), ``[..., ]`` for observations ``[B, ...]`` and actions ``[B, A]`` or ``[B, K, A]``; with an encoder of its own."""
 
-    def __init__(self, space: spaces.Space, dim: int, hidden: tuple[int, ...]) -> None:
+    def __init__(self, encoder: Encoder, dim: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.encoder = Encoder(space)
+        self.encoder = encoder
         self.net = MLP(self.encoder.size + dim, hidden, 1)
 
     def forward(self, obs: Any, action: Tensor) -> Tensor:
@@ -84,8 +85,8 @@ class PMOE(OnPolicy):
 
     def make_parts(self, **optimizer: Any) -> None:
         super().make_parts(**optimizer)
-        space, dim = self.policy.observation_space, self.policy.distribution.dim
-        self.q = self.nets["q"] = ActionValue(space, dim, self.config.q_hidden).to(self.device)
+        encoder, dim = copy.deepcopy(self.policy.encoder), self.policy.distribution.dim
+        self.q = self.nets["q"] = ActionValue(encoder, dim, self.config.q_hidden).to(self.device)
         self.part("q", self.q.parameters(), max_grad_norm=self.config.max_grad_norm, **optimizer)
 
     def table(self):

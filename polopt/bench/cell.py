@@ -151,12 +151,18 @@ class Evaluator(BaseCallback):
         self._resumed = 0
         self.starts: list[dict[str, Any]] = []
         self.eval_seconds = 0.0
+        self.prior: dict[str, Any] | None = None
+        """What the cell's prior data is, where it has any."""
         columns = ("steps", "returns", "lengths", "ep_rew_mean", "train_seconds", "train_cpu_seconds")
         self.curve: dict[str, list[Any]] = {column: [] for column in columns}
         self.diagnostics: dict[str, list[float | None]] = {}
 
     def restore(self, kept: dict[str, Any], step: int) -> None:
         """Take the curve of a former start back, up to the checkpoint at ``step``."""
+        if kept.get("prior") != self.prior:
+            raise ValueError(
+                f"the prior data is another than this cell was started on: {self.prior}, not {kept.get('prior')}"
+            )
         points = kept["curve"]["steps"].index(step) + 1
         self.curve = {column: values[:points] for column, values in kept["curve"].items()}
         self.diagnostics = {key: values[:points] for key, values in kept["diagnostics"].items()}
@@ -209,7 +215,7 @@ class Evaluator(BaseCallback):
         score = f"{returns.mean():>9.1f} ± {returns.std():<8.1f}"
         print(f"step {step:>9,}  return {score} {step / max(trained, 1e-9):>7.0f} steps/s", flush=True)
         if self._checkpoint is not None:
-            kept = {"curve": self.curve, "diagnostics": self.diagnostics, "starts": self.starts}
+            kept = {"curve": self.curve, "diagnostics": self.diagnostics, "starts": self.starts, "prior": self.prior}
             write_json(self._checkpoint.with_suffix(".json"), kept | {"eval_seconds": self.eval_seconds})
             model: Any = self.model
             model.save(self._checkpoint.with_suffix(".zip"), full=True)
@@ -245,7 +251,7 @@ def run_cell(cell: Cell, checkpoint: Path | None = None) -> dict[str, Any]:
     model, predict = make_model(cell, resumed)
     evaluator = Evaluator(cell, predict, checkpoint)
     done = model.num_timesteps if resumed else 0
-    prior = {} if cell.prior is None else {"prior": _described(load_dataset(cell.prior))}
+    evaluator.prior = None if cell.prior is None else _described(load_dataset(cell.prior))
     if checkpoint is not None and resumed:
         evaluator.restore(json.loads(checkpoint.with_suffix(".json").read_text()), done)
     evaluator.start(done)
@@ -263,7 +269,7 @@ def run_cell(cell: Cell, checkpoint: Path | None = None) -> dict[str, Any]:
         "cell": cell.content,
         "commit": evaluator.starts[-1]["commit"],
         "starts": evaluator.starts,
-        **prior,
+        **({} if cell.prior is None else {"prior": evaluator.prior}),
         "versions": versions,
         "machine": {
             "cpu": machine["cpu"]["model"],

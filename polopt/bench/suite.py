@@ -56,7 +56,7 @@ class Cell:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the cell's address is made of: everything but the label, and the prior data where there is any."""
+        """What the cell's address is made of: everything but the label; the prior data only where there is any."""
         content = asdict(self)
         del content["label"]
         if self.prior is None:

@@ -21,8 +21,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import polopt
 from polopt import kwargs as kwargs_codec
+from polopt.batch import Batch
 from polopt.config import hyper
+from polopt.dataset import Collector
 from polopt.distributions import DiagGaussian, SquashedGaussian
+from polopt.env import HostEnv, Step
 from polopt.flow import FlowPolicy
 from polopt.generate import generate
 from polopt.normalize import Normalize
@@ -401,6 +404,7 @@ def test_pictures_reach_a_convolution_with_their_channels_first():
 
 def test_a_cnn_policy_is_stable_baselines3s(tmp_path):
     import stable_baselines3
+    from stable_baselines3.common.torch_layers import NatureCNN
 
     class Pictures(gymnasium.Env):
         observation_space, action_space = spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Discrete(2)
@@ -420,6 +424,16 @@ def test_a_cnn_policy_is_stable_baselines3s(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (36, 36, 3), dtype=np.uint8)
     again = polopt.PPO.load(tmp_path / "cnn")
     assert (again.policy_class, again.predict(picture)[0].shape) == ("CnnPolicy", ())
+    continuous = Pictures()
+    continuous.action_space = spaces.Box(-1, 1, (2,))
+    assert isinstance(polopt.PMOE("CnnPolicy", continuous, **how).q.encoder.extractor, NatureCNN)
+
+    class Own(NatureCNN):
+        """Not stable-baselines3's: hidden layers of 64 follow."""
+
+    kwargs = dict(features_extractor_class=Own)
+    peer = stable_baselines3.PPO("CnnPolicy", Pictures(), device="cpu", policy_kwargs=kwargs, **how)
+    assert ppo(Pictures(), policy_kwargs=kwargs).parameter_count == sum(x.numel() for x in peer.policy.parameters())
     torch.testing.assert_close(
         again.policy.value(again.policy.obs_to_tensor(picture)[0]),
         model.policy.value(model.policy.obs_to_tensor(picture)[0]),
@@ -544,9 +558,58 @@ def test_a_normaliser_of_the_other_family_is_refused():
     with pytest.raises(ValueError, match="SAC remembers observations as they are"):
         polopt.SAC("MlpPolicy", Normalize(make_env("Pendulum-v1")))
     model = polopt.SAC("MlpPolicy", Normalize(make_env("Pendulum-v1"), show=False), seed=0, **TINY).learn(60)
-    raw, read = model.memory.rows(), model._normalised(model.memory.rows())
-    torch.testing.assert_close(read.obs, model.normalizer.normalize_obs(raw.obs))
-    assert not torch.equal(model.draw(("policy",)).obs.std(), raw.obs.std()) and not torch.equal(raw.obs, read.obs)
+    raw, b = model.memory.rows(), model.memory.sample(32, model.generator)
+    torch.testing.assert_close(b.obs, model.normalizer.normalize_obs(raw.obs[b.index]))
+    assert not torch.allclose(b.obs, raw.obs[b.index])
+    with pytest.raises(ValueError, match="standardize=True"):
+        model.learn_offline(generate("Pendulum-v1", "random", 100), 1)
+    for method, words in (("MBPO", "MBPO models observations as they are"), ("PPO", "must be the outermost")):
+        env = Normalize(make_env("Pendulum-v1"))
+        with pytest.raises(ValueError, match=words):
+            getattr(polopt, method)("MlpPolicy", env if method == "MBPO" else TimeLimit(env, 20))
+    with pytest.raises(NotImplementedError, match="normalises a Box of floats"):
+        polopt.SAC("MultiInputPolicy", Normalize(Goals(), show=False), **TINY)
+
+
+class Goals(HostEnv):
+    """Dict observations."""
+
+    observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (1,))})
+    action_space = spaces.Box(-1, 1, (1,))
+    id, max_episode_steps, exact_state = None, None, False
+
+    def __init__(self):
+        self._start(1)
+
+    def _reset(self, seed):
+        return {"a": np.zeros((1, 2), np.float32), "b": np.zeros((1, 1), np.float32)}
+
+    def _step(self, action):
+        obs, no = self._reset(None), np.zeros(1, bool)
+        return Step(obs, np.zeros(1), no, no, obs)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        return self._reset(None)
+
+
+def test_a_collector_inside_a_time_limit_sees_where_episodes_end():
+    collector = Collector(make_env("Pendulum-v1", num_envs=2, seed=0))
+    env = TimeLimit(collector, 5)
+    env.reset_host(0)
+    for _ in range(15):
+        env.step_host(np.zeros((2, 1), np.float32))
+    assert collector.dataset().truncated.sum() == 6
+
+
+def test_a_model_that_could_not_be_set_up_is_as_it_was():
+    model = polopt.PPO("MlpPolicy", None, n_steps=8, batch_size=64)
+    with pytest.raises(ValueError, match="larger than the rollout"):
+        model.set_env("CartPole-v1")
+    model.set_env(make_env("CartPole-v1", num_envs=8))
+    model.learn(64)
 
 
 def test_a_time_limit_around_a_normaliser_restarts_worlds():
@@ -684,17 +747,50 @@ def test_what_is_set_afterwards_holds_everywhere_or_is_refused():
     model.action_noise = NormalActionNoise(np.full(1, 0.9), np.full(1, 0.0))
     model.learn(3, reset_num_timesteps=False)
     assert model._process.noises[0]._mu == 0.9
+    with pytest.raises(ValueError, match="draws 3 numbers where an action has 1"):
+        model.action_noise = NormalActionNoise(np.zeros(3), np.zeros(3))
+    model = polopt.TD3("MlpPolicy", "Pendulum-v1", num_envs=2, **TINY)
+    with pytest.raises(ValueError, match="whole episodes are counted in one world"):
+        model.train_freq = (1, "episode")
 
 
 def test_a_class_attribute_is_not_overlaid_by_a_hyperparameter():
     with pytest.raises(TypeError, match=r"Config\.horizon: the class has something else"):
 
-        class Planner(polopt.PPO):
-            horizon = 3
-
+        class Planner(polopt.PPO):  # horizon is a property of the engine's
             @dataclass(frozen=True, kw_only=True)
             class Config(polopt.PPO.Config):
                 horizon: int = hyper(3)
+
+
+def test_a_file_with_a_noise_process_takes_another_noise(tmp_path):
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.1))
+    model = polopt.TD3("MlpPolicy", "Pendulum-v1", seed=0, action_noise=noise, **TINY).learn(20)
+    model.save(tmp_path / "m", full=True)
+    for other in (0.1, None):
+        polopt.TD3.load(tmp_path / "m", env="Pendulum-v1", action_noise=other).learn(5, reset_num_timesteps=False)
+
+
+def test_prior_rows_are_read_by_the_model_that_learns_from_them():
+    """Whatever moments the model had whose memory they were."""
+    how = dict(seed=0, n_critics=2, gradient_steps=1, policy_delay=1, **TINY)
+    with pytest.warns(UserWarning, match="without prior data"):
+        other = polopt.RLPD("MlpPolicy", "Pendulum-v1", normalize_obs=True, normalize_reward=True, **how).learn(60)
+    model = polopt.RLPD("MlpPolicy", "Pendulum-v1", prior_share=1.0, **how).add_prior(other.memory)
+    rewards = set(other.memory.rows().reward.tolist())
+    model.learn(10)
+    assert set(model.draw(("policy",)).reward.tolist()) <= rewards
+    low_is_high = spaces.Box(np.array([0.5, -1], np.float32), np.array([0.5, 1], np.float32))
+
+    class Stuck(Unending):
+        action_space = low_is_high
+
+    rows = Batch(
+        obs=torch.zeros(4, 3), next_obs=torch.zeros(4, 3), action=torch.tensor([[0.5, 40.0]] * 4), reward=torch.zeros(4),
+        terminated=torch.zeros(4, dtype=torch.bool),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="actions lie outside"):
+        polopt.RLPD("MlpPolicy", Stuck(), **how).add_prior(rows)
 
 
 def test_steps_that_a_callback_cut_off_are_still_learned_from():

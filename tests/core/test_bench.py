@@ -294,6 +294,10 @@ def test_a_cell_with_prior_data_goes_on_exactly_and_names_the_data(tmp_path, mon
     resumed = cell_module.run_cell(cell, tmp_path / "cell")
     assert [start["step"] for start in resumed["starts"]] == [0, 20]
     assert resumed["curve"]["returns"] == whole["curve"]["returns"]
+    monkeypatch.setattr(cell_module, "_described", lambda data: {"sha256": "other"})
+    with pytest.raises(ValueError, match="prior data is another than this cell was started on"):
+        cell_module.run_cell(cell, tmp_path / "cell")
+    monkeypatch.undo()
     with pytest.raises(ValueError, match="SAC takes no prior data; RLPD does"):
         cell_module.make_model(Cell("polopt", "SAC", "Pendulum-v1", 0, 1, Evaluation(1), {}, "", str(tmp_path / "a")))
     with pytest.raises(FileNotFoundError):

@@ -387,3 +387,15 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path: Path):
             reopen(folder)
     assert files() == before
     assert resume(folder).finished
+
+
+def test_a_session_that_another_has_passed_is_refused(tmp_path):
+    from polopt.run import new_run, reopen
+
+    new_run("PPO", "CartPole-v1", 64, tmp_path / "r", n_steps=32, batch_size=32, policy="MlpPolicy")
+    first, second = reopen(tmp_path / "r"), reopen(tmp_path / "r")
+    assert first.train().finished
+    lines = (tmp_path / "r" / "progress.csv").read_text()
+    with pytest.raises(RunError, match="has gone on since this session was opened"):
+        second.train()
+    assert (tmp_path / "r" / "progress.csv").read_text() == lines
