@@ -181,7 +181,9 @@ class ModelBased(Agent):
     def _adopt(self, env: Env) -> None:
         name = type(self).__name__
         if isinstance(env, Normalize):
-            raise ValueError(f"{name} models observations as they are: pass the environment without Normalize")
+            raise NotImplementedError(
+                f"{name} models observations as they are: leave normalize_obs out, and pass the environment without Normalize"
+            )
         super()._adopt(env)
         space = self.observation_space
         if self.config.real_ratio == 1:

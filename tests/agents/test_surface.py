@@ -565,7 +565,7 @@ def test_a_normaliser_of_the_other_family_is_refused():
         model.learn_offline(generate("Pendulum-v1", "random", 100), 1)
     for method, words in (("MBPO", "MBPO models observations as they are"), ("PPO", "must be the outermost")):
         env = Normalize(make_env("Pendulum-v1"))
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises((ValueError, NotImplementedError), match=words):
             getattr(polopt, method)("MlpPolicy", env if method == "MBPO" else TimeLimit(env, 20))
     with pytest.raises(NotImplementedError, match="normalises a Box of floats"):
         polopt.SAC("MultiInputPolicy", Normalize(Goals(), show=False), **TINY)
