@@ -216,7 +216,7 @@ def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None
         cls = agent_class(config["algorithm"])
         model = cls._from_state(state, path, config["env"], config["device"], {"verbose": verbose})
         cadence = _Cadence(config["checkpoint_every"], config["checkpoint_seconds"], model.num_timesteps)
-        session = Session(folder, model, None, config["total_timesteps"], cadence, path.name)
+        session = Session(folder, model, None, config["total_timesteps"], cadence, checkpoints(folder)[-1].name)
         if not session.finished:
             if given := config.get("dataset"):
                 session.dataset = _load_dataset(model, given["source"])
@@ -237,7 +237,7 @@ class Session:
     total_timesteps: int
     cadence: _Cadence
     checkpoint: str
-    """The name of the checkpoint that the model is at"""
+    """The name of the newest checkpoint when it was opened"""
     dataset: Dataset | None = None
     """What it learns from alone, where it does"""
 

@@ -229,7 +229,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="CnnPolicy reads one image"):
         polopt.PPO("CnnPolicy", "CartPole-v1")
     for name in ("SAC", "FPO"):
-        with pytest.raises(NotImplementedError, match="does not read images"):
+        with pytest.raises(NotImplementedError, match="has no CnnPolicy"):
             getattr(polopt, name)("CnnPolicy", "Pendulum-v1")
     with pytest.raises(NotImplementedError, match="normalize_images"):
         make(policy_kwargs=dict(normalize_images=False))

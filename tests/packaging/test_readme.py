@@ -21,8 +21,8 @@ def test_it_names_no_method_that_does_not_exist():
     from polopt.registry import list_agents
 
     table = README.partition("## Methods")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| \[([^\]]+)\]\(([^)]+)\)", table, re.MULTILINE)
-    assert rows
+    rows = re.findall(r"^\| \[([^\]]+)\]\([^)]+\) \(\[code\]\(([^)]+)\)\)", table, re.MULTILINE)
+    assert len(rows) == table.count("\n| [")
     there = {name: module.removeprefix("polopt.").replace(".", "/") + ".py" for name, module in list_agents().items()}
     assert {name: path for name, path in rows if there.get(name) != path} == {}
 
