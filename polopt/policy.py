@@ -465,9 +465,8 @@ def unscaler(space: spaces.Box) -> Callable[[Any], Any]:
     bounds: dict[Any, tuple[Any, Any, Any]] = {}
     low, high = space.low.reshape(-1), space.high.reshape(-1)
     bounds[None] = low, high, high - low
-    rounds_over = bool(
-        (low + (high - low) > high).any()
-    )  # at the upper end only: rounding keeps order, and low + 0 is low
+    # At the upper end only: rounding keeps order, and low + 0 is low.
+    rounds_over = bool((low + (high - low) > high).any())
 
     def call(action: Any) -> Any:
         device = action.device if isinstance(action, Tensor) else None

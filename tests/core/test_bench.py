@@ -234,21 +234,24 @@ def test_an_unknown_algorithm_is_named():
         cell_module.make_model(Cell("sb3", "PPPO", "CartPole-v1", 0, 1, Evaluation(1)))
 
 
+def killed_at(evaluation):
+    """A ``play`` that is interrupted in this evaluation."""
+    play, count = cell_module.play, iter(range(1, evaluation + 1))
+
+    def play_or_die(*args):
+        if next(count) == evaluation:
+            raise KeyboardInterrupt
+        return play(*args)
+
+    return play_or_die
+
+
 def test_a_killed_polopt_cell_goes_on_exactly(tmp_path, monkeypatch):
     """Stopped in the middle of its third evaluation, it ends with the record of the undisturbed run."""
     config = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "n_envs": 2, "normalize": True}
     cell = Cell("polopt", "PPO", "CartPole-v1", 0, 1024, Evaluation(every=256, episodes=2, seed=7), config, "PPO")
     whole = cell_module.run_cell(cell)
-    evaluations = []
-
-    def killed(*args):
-        evaluations.append(1)
-        if len(evaluations) == 3:
-            raise KeyboardInterrupt
-        return play(*args)
-
-    play = cell_module.play
-    monkeypatch.setattr(cell_module, "play", killed)
+    monkeypatch.setattr(cell_module, "play", killed_at(3))
     with pytest.raises(KeyboardInterrupt):
         cell_module.run_cell(cell, tmp_path / "cell")
     monkeypatch.undo()
@@ -279,15 +282,7 @@ def test_a_cell_with_prior_data_goes_on_exactly_and_names_the_data(tmp_path, mon
         "name": "a/b-v0", "rows": 400, "mean_return": pytest.approx(data.returns().mean(), abs=1e-2),
         "sha256": load_dataset(tmp_path / "a").hash,
     }  # fmt: skip
-    play, evaluations = cell_module.play, []
-
-    def killed(*args):
-        evaluations.append(1)
-        if len(evaluations) == 3:
-            raise KeyboardInterrupt
-        return play(*args)
-
-    monkeypatch.setattr(cell_module, "play", killed)
+    monkeypatch.setattr(cell_module, "play", killed_at(3))
     with pytest.raises(KeyboardInterrupt):
         cell_module.run_cell(cell, tmp_path / "cell")
     monkeypatch.undo()
