@@ -2,6 +2,7 @@
 
     python benchmarks/on_policy_checks.py cartpole --seeds 0 1 2
     python benchmarks/on_policy_checks.py cheetah --methods PPO FixPO --seeds 0
+    python benchmarks/on_policy_checks.py stale --seeds 0 1 2
 
 Every finished run is added to ``records/on_policy_checks/CHECK.json``; one that is there is not run again.
 """
@@ -9,6 +10,7 @@ Every finished run is added to ``records/on_policy_checks/CHECK.json``; one that
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -50,13 +52,51 @@ CHECKS: dict[str, dict[str, Any]] = {
         env="HalfCheetah-v5", steps=300_000, methods=("PPO", "SPO"),
         config=MUJOCO | dict(policy_kwargs=dict(net_arch=dict(pi=[256, 256, 128, 128, 64, 64], vf=[64, 64]))),
     ),
+    # Data of a policy up to four updates old: what the terms beyond the first order are for.
+    "stale": dict(
+        env="CartPole-v1", steps=100_000, refresh=4, methods=("PPO", "TayPO K=1", "TayPO c=0.1", "TayPO c=1"),
+        config=dict(num_envs=8, n_steps=128, batch_size=256, n_epochs=4, learning_rate=1e-3),
+    ),
+    "stale_hopper": dict(
+        env="Hopper-v5", steps=300_000, refresh=4, methods=("PPO", "TayPO K=1", "TayPO c=0.1", "TayPO c=1"), config=MUJOCO,
+    ),
 }  # fmt: skip
+VARIANTS = {
+    "TayPO K=1": ("TayPO", {"order": 1}),
+    "TayPO c=0.1": ("TayPO", {"coef": 0.1}),
+    "TayPO c=1": ("TayPO", {"coef": 1.0}),
+}
+
+
+def stale(method: type[polopt.PPO], refresh: int) -> type[polopt.PPO]:
+    """The method, acting with a copy of its policy that is made anew every ``refresh`` updates."""
+
+    class Stale(method):
+        def make_parts(self, **optimizer: Any) -> None:
+            super().make_parts(**optimizer)
+            self.nets["acting"] = copy.deepcopy(self.policy).requires_grad_(False)
+            self.age = 0
+
+        @property
+        def behaviour(self) -> Any:
+            return self.nets["acting"]
+
+        def finish(self, b: Any) -> dict[str, torch.Tensor]:
+            self.age += 1
+            if self.age % refresh == 0:
+                self.behaviour.load_state_dict(self.policy.state_dict())
+            return super().finish(b)
+
+    return Stale
 
 
 def play(check: str, method: str, seed: int) -> dict[str, Any]:
     """One run: its metrics per update, and the mean return of the episodes that ended lately."""
     c = CHECKS[check]
-    model = getattr(polopt, method)("MlpPolicy", c["env"], seed=seed, threads=1, **c["config"])
+    name, changes = VARIANTS.get(method, (method, {}))
+    cls = getattr(polopt, name)
+    cls = stale(cls, c["refresh"]) if "refresh" in c else cls
+    model = cls("MlpPolicy", c["env"], seed=seed, threads=1, **c["config"] | changes)
     curve: list[dict[str, float]] = []
     update = model.update
 
@@ -85,7 +125,7 @@ def play(check: str, method: str, seed: int) -> dict[str, Any]:
 
 def summary(run: dict[str, Any]) -> str:
     """Last return, and over the updates the mean and the largest of what was measured."""
-    words = [f"{run['method']:>10} seed {run['seed']}: return {run['curve'][-1].get('return', float('nan')):8.1f}"]
+    words = [f"{run['method']:>12} seed {run['seed']}: return {run['curve'][-1].get('return', float('nan')):8.1f}"]
     for key in ("ratio_deviation", "ratio_variance", "kl_mean", "kl_max", "fixup_steps"):
         values = [row[key] for row in run["curve"] if key in row]
         if values:
