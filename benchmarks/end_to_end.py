@@ -15,18 +15,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
 import statistics
-import subprocess
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from recording import RECORDS, made_with, write
 
-RECORDS = Path(__file__).parent / "records" / "end_to_end"
+HERE = RECORDS / "end_to_end"
 PEERS = {"TRPO": "sb3_contrib", "SAC": "stable_baselines3"}
 STEPS = {"TRPO": 2 * 2048, "SAC": 500}
 """Steps of a round."""
@@ -61,7 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--record", type=Path, help="default: records/end_to_end/ALGORITHM.json")
     args = parser.parse_args()
-    peer, path = PEERS[args.algorithm], args.record or RECORDS / f"{args.algorithm}.json"
+    peer, path = PEERS[args.algorithm], args.record or HERE / f"{args.algorithm}.json"
 
     torch.set_num_threads(1)
     models = contenders(args.algorithm, args.env)
@@ -86,18 +83,9 @@ def main() -> None:
         },
         "ratio_of_cpu_rates": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
         "rounds": rounds,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {
-            name: version(name)
-            for name in ("polopt", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco")
-        },
+        **made_with("polopt", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco"),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write(path, record)
     print(json.dumps(record["ratio_of_cpu_rates"]))
 
 

@@ -19,13 +19,9 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium
@@ -34,10 +30,11 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 from polopt.envs.make import make_env
 from polopt.envs.mujoco import MujocoEnv
+from recording import RECORDS, made_with, write
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 MUJOCO = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"]
-RECORD = Path(__file__).parent / "records" / "env_throughput.json"
+RECORD = RECORDS / "env_throughput.json"
 ACTIONS = 512
 """How many random joint actions are drawn beforehand, to be cycled through."""
 
@@ -197,40 +194,6 @@ def measure(id: str, n: int, threads: int, rounds: int, seconds: float, patience
     return row
 
 
-def _installed(package: str) -> str | None:
-    return version(package) if importlib.util.find_spec(package) else None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-
-
-def provenance() -> dict[str, object]:
-    """What the figures were measured with."""
-
-    def git(*command: str) -> str:
-        return subprocess.run(
-            ["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "HEAD"),
-        "modified": bool(git("status", "--porcelain", "--", "../envs", "../polopt/env.py")),
-        "python": platform.python_version(),
-        "versions": {
-            p: _installed(p) for p in ("mujoco", "gymnasium", "stable_baselines3", "envpool", "numpy", "torch")
-        },
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load_average": os.getloadavg(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", default=MUJOCO, metavar="ID")
@@ -248,7 +211,7 @@ def main() -> None:
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     for n in args.num_envs:
         for id in args.envs:
-            about = provenance()
+            about = made_with("mujoco", "gymnasium", "stable-baselines3", "envpool", "numpy", "torch")
             row = measure(id, n, args.threads, args.rounds, args.seconds, args.patience) | {"measured": about}
             for clock in ("wall", "cpu"):
                 ratios = "  ".join(f"{name} {ratio:.2f}x" for name, ratio in row[clock]["ratio"].items())
@@ -256,8 +219,7 @@ def main() -> None:
                     f"{id:14} N={n:<5} {clock:4} polopt {row[clock]['median']['polopt']:>9,}/s   {ratios}", flush=True
                 )
             rows = [old for old in rows if (old["env"], old["num_envs"]) != (id, n)] + [row]
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+            write(args.out, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,25 +10,20 @@ Every finished run is added to ``records/fpo/CHECK.json``; one that is there is 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import time
 from collections import defaultdict
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from polopt.envs.classic import FourPeaks
+from recording import RECORDS, Runs, made_with
 
 import polopt
 
 GOOD = 0.9
 """A bandit's reward at which its peaks are counted, beside the end of training."""
-RECORDS = Path(__file__).parent / "records" / "fpo"
+HERE = RECORDS / "fpo"
 NETS = dict(policy_kwargs=dict(net_arch=dict(pi=[32] * 4, vf=[64, 64])))
 # Velocity errors, many epochs at a high rate and a gradient clip, near the authors' own gridworld script: see the page.
 BANDIT = dict(num_envs=16, n_steps=128, batch_size=512, learning_rate=1e-3, max_grad_norm=0.5)
@@ -95,10 +90,7 @@ def play(check: str, contender: str, seed: int) -> dict[str, Any]:
         "contender": contender, "method": method, "seed": seed, "config": model.config.to_json(),
         "net_arch": config.get("policy_kwargs", {}).get("net_arch"),
         "wall_s": round(time.perf_counter() - started, 1), "processor_s": round(time.process_time() - processor, 1),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-        ).stdout.strip(),
-        "versions": {p: version(p) for p in ("torch", "numpy")} | {"python": platform.python_version()},
+        **made_with("torch", "numpy"),
         "curve": curve,
     }  # fmt: skip
     return run | (modes(model) if check == "bandit" else returns(model, c["env"]))
@@ -197,21 +189,15 @@ def main() -> None:
     parser.add_argument("--figure")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = RECORDS / f"{args.check}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = json.loads(path.read_text()) if path.exists() else {"check": args.check, "runs": []}
-    done = {(run["contender"], run["seed"]) for run in record["runs"]}
+    record = Runs(HERE / f"{args.check}.json", args.check, ("contender", "seed"))
     for seed in args.seeds:
         for contender in args.contenders or CHECKS[args.check]["contenders"]:
-            if (contender, seed) not in done:
-                record["runs"].append(play(args.check, contender, seed))
-                temporary = path.with_suffix(".tmp")
-                temporary.write_text(json.dumps(record, separators=(",", ":")) + "\n")
-                os.replace(temporary, path)
-    for run in record["runs"]:
+            if (contender, seed) not in record:
+                record.add(play(args.check, contender, seed))
+    for run in record.runs:
         print(summary(args.check, run))
     if args.figure:
-        draw(args.check, record["runs"], args.figure)
+        draw(args.check, record.runs, args.figure)
 
 
 if __name__ == "__main__":

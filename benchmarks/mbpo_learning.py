@@ -12,25 +12,20 @@ update a step. Every finished run is added to ``records/mbpo/CHECK.json``, one t
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from polopt.envs.classic.pendulum import Pendulum
+from recording import RECORDS, Runs, made_with
 from torch import Tensor
 
 import polopt
 from polopt.model import Model
 
-RECORDS = Path(__file__).parent / "records" / "mbpo"
+HERE = RECORDS / "mbpo"
 CHECKS: dict[str, dict[str, Any]] = {
     "pendulum": dict(
         env="Pendulum-v1", level=-250.0, every=100, episodes=20, methods=("MBPO", "SAC", "MBPO-20", "Oracle", "SAC-G"),
@@ -130,10 +125,7 @@ def play(check: str, method: str, seed: int, compiled: bool) -> dict[str, Any]:
         "method": method, "seed": seed, "config": model.config.to_json(), "steps": steps,
         "wall_s": round(time.perf_counter() - started, 1),
         "seconds": {k: round(v, 1) for k, v in seconds.items() if k != "step_host"},
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-        ).stdout.strip(),
-        "versions": {p: version(p) for p in ("torch", "numpy", "mujoco", "gymnasium")} | {"python": platform.python_version()},
+        **made_with("torch", "numpy", "mujoco", "gymnasium"),
         "curve": curve,
     }  # fmt: skip
 
@@ -184,7 +176,7 @@ def draw(check: str, runs: list[dict[str, Any]]) -> None:
     axes.axhline(CHECKS[check]["level"], color="0.6", lw=0.8, ls="--")
     axes.set(xlabel="real environment steps", ylabel="return of the deterministic policy", title=CHECKS[check]["env"])
     axes.legend(frameon=False)
-    fig.savefig(RECORDS / f"{check}.png", dpi=150)
+    fig.savefig(HERE / f"{check}.png", dpi=150)
     plt.close(fig)
 
 
@@ -196,20 +188,13 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="do not compile the updates")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = RECORDS / f"{args.check}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    record = Runs(HERE / f"{args.check}.json", args.check)
     for seed in args.seeds:
         for method in args.methods or CHECKS[args.check]["methods"]:
-            record = json.loads(path.read_text()) if path.exists() else {"check": args.check, "runs": []}
-            if any(run["method"] == method and run["seed"] == seed for run in record["runs"]):
-                continue
-            record["runs"].append(play(args.check, method, seed, not args.eager))
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(record, separators=(",", ":")) + "\n")
-            os.replace(temporary, path)
-            draw(args.check, record["runs"])
-    record = json.loads(path.read_text())
-    for run in record["runs"]:
+            if (method, seed) not in record:
+                record.add(play(args.check, method, seed, not args.eager))
+                draw(args.check, record.runs)
+    for run in record.runs:
         at = reached(run, CHECKS[args.check]["level"])
         last = np.mean([row["return"] for row in run["curve"][-5:]])
         print(

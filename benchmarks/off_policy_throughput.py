@@ -18,14 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -216,16 +213,11 @@ def main() -> None:
         print(case, "  ".join(f"{k} {v:.0f}/s" for k, v in row["updates_per_second"].items()), flush=True)
         for k, v in row["ratios"].items():
             print(f"    {k:45} {v['median']:.2f}  ({v['least']:.2f} to {v['most']:.2f})", flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
-    record = dict(
-        benchmark="off_policy_throughput", commit=commit, date=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=platform.machine(), cpus=os.cpu_count(), threads=1, clock="cpu", load=os.getloadavg()[0],
-        versions={p: version(p) for p in ("torch", "numpy", "stable-baselines3")}, rows=rows,
-    )  # fmt: skip
-    args.record.parent.mkdir(parents=True, exist_ok=True)
-    args.record.write_text(json.dumps(record, indent=1) + "\n")
+    from recording import made_with, write  # not above: a peer's environment need not have polopt
+
+    about = made_with("torch", "numpy", "stable-baselines3")
+    record = dict(benchmark="off_policy_throughput", **about, threads=1, clock="cpu", rows=rows)
+    write(args.record, record)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ import fnmatch
 import json
 import os
 import statistics
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-CELLS, RECORDS = HERE / ".cells" / "offline_learning", HERE / "records" / "offline_learning"
+from recording import RECORDS, made_with, write
+
+CELLS, HERE = RECORDS.parent / ".cells" / "offline_learning", RECORDS / "offline_learning"
 TASKS = ("HalfCheetah-v5", "Hopper-v5")
 KINDS = ("medium", "medium-replay")
 SEEDS = (0, 1, 2)
@@ -77,10 +77,10 @@ def run(cell: tuple[str, str, str, int], sizes: dict[str, Any]) -> dict[str, Any
         raise SystemExit(128 + (done.signal or 0))
     data = load_dataset(source)
     returns, _ = polopt.evaluate_policy(done.model, env, 10, seed=10_000, return_episode_rewards=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout.strip()
     mean, whole = statistics.mean(returns), data.returns()
     return dict(
-        benchmark="offline_learning", commit=commit, method=method, algorithm=algorithm, env=env, kind=kind, seed=seed,
+        benchmark="offline_learning", **made_with("torch", "numpy", "mujoco", "gymnasium"),
+        method=method, algorithm=algorithm, env=env, kind=kind, seed=seed,
         hyperparameters=hyper, **sizes, dataset=dict(name=data.name, rows=len(data), sha256=data.hash),
         data=dict(mean=float(whole.mean()), best=float(whole.max()), score=float(data.score(whole.mean()))),
         returns=returns, score=float(polopt.normalized_score(env, mean)), label="local, v5",
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=["*"], help="shell patterns on method/env/kind/seed")
     parser.add_argument("--report", action="store_true")
-    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--records", type=Path, default=HERE)
     for name, value in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     args = parser.parse_args()
@@ -119,8 +119,7 @@ def main() -> None:
             continue
         print(name, flush=True)
         record = run(cell, sizes)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        write(path, record)
         print(f"    score {record['score']:.1f}, data {record['data']['score']:.1f}", flush=True)
     report([json.loads(p.read_text()) for p in sorted(args.records.glob("*.json"))])
 

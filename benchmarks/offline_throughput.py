@@ -18,20 +18,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recording import RECORDS, made_with, write
 
 OBS, ACT, WORLDS, BATCH = 17, 6, 250, 256
-RECORD = Path(__file__).parent / "records" / "offline_throughput.json"
+RECORD = RECORDS / "offline_throughput.json"
 
 
 def transitions(kind: str, rows: int) -> Any:
@@ -208,16 +204,9 @@ def main() -> None:
             print(f"    {name:28} {json.dumps(row[name])}", flush=True)
         for name, value in row["ratios"].items():
             print(f"    {name:44} {'-' if value is None else f'{value:.2f}'}", flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
-    record = dict(
-        benchmark="offline_throughput", commit=commit, date=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=platform.machine(), cpus=os.cpu_count(), threads=1, clock="wall", load=os.getloadavg()[0],
-        compiled=args.compile, versions={p: version(p) for p in ("torch", "numpy", "scipy")}, rows=rows,
-    )  # fmt: skip
-    args.record.parent.mkdir(parents=True, exist_ok=True)
-    args.record.write_text(json.dumps(record, indent=1) + "\n")
+    about = made_with("torch", "numpy", "scipy") | dict(threads=1, clock="wall", compiled=args.compile)
+    record = dict(benchmark="offline_throughput", **about, rows=rows)
+    write(args.record, record)
 
 
 if __name__ == "__main__":

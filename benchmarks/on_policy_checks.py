@@ -11,20 +11,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
-import platform
-import subprocess
 import time
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
+from recording import RECORDS, Runs, made_with
 
 import polopt
 
-RECORDS = Path(__file__).parent / "records" / "on_policy_checks"
+HERE = RECORDS / "on_policy_checks"
 KEPT = (
     "ratio_deviation", "ratio_variance", "kl_mean", "kl_max", "clip_fraction", "entropy_loss", "fixup_steps",
     "fixup_kept", "beta", "multiplier", "frequency_loss",
@@ -115,10 +110,7 @@ def play(check: str, method: str, seed: int) -> dict[str, Any]:
     return {
         "method": method, "seed": seed, "config": model.config.to_json(), "rollout": steps,
         "wall_s": round(time.perf_counter() - started, 1), "processor_s": round(time.process_time() - processor, 1),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-        ).stdout.strip(),
-        "versions": {p: version(p) for p in ("torch", "numpy", "mujoco", "gymnasium")} | {"python": platform.python_version()},
+        **made_with("torch", "numpy", "mujoco", "gymnasium"),
         "curve": curve,
     }  # fmt: skip
 
@@ -143,18 +135,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = RECORDS / f"{args.check}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = json.loads(path.read_text()) if path.exists() else {"check": args.check, "runs": []}
-    done = {(run["method"], run["seed"]) for run in record["runs"]}
+    record = Runs(HERE / f"{args.check}.json", args.check)
     for seed in args.seeds:
         for method in args.methods or CHECKS[args.check]["methods"]:
-            if (method, seed) not in done:
-                record["runs"].append(play(args.check, method, seed))
-                temporary = path.with_suffix(".tmp")
-                temporary.write_text(json.dumps(record, separators=(",", ":")) + "\n")
-                os.replace(temporary, path)
-    for run in record["runs"]:
+            if (method, seed) not in record:
+                record.add(play(args.check, method, seed))
+    for run in record.runs:
         print(summary(run))
 
 

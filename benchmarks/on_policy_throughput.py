@@ -11,24 +11,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from recording import RECORDS, made_with, write
 
 import polopt
 from polopt.registry import list_agents
 
-RECORD = Path(__file__).parent / "records" / "on_policy_throughput.json"
+RECORD = RECORDS / "on_policy_throughput.json"
 ASIDE = {
     "FixPO": lambda model: [(model, "fixup")],
     "VMPO": lambda model: [(model, "dual_loss"), (model.parts["dual"], "descend")],
@@ -113,11 +108,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return out
 
 
-def commit() -> str:
-    here = Path(__file__).parent
-    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", default="HalfCheetah-v5")
@@ -132,17 +122,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     record = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "versions": {p: version(p) for p in ("torch", "numpy", "mujoco", "gymnasium")}
-        | {"python": platform.python_version()},
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
+        **made_with("torch", "numpy", "mujoco", "gymnasium"),
         "settings": {k: v for k, v in vars(args).items() if k not in ("record", "only")},
         "methods": measure(args),
     }
-    args.record.parent.mkdir(parents=True, exist_ok=True)
-    args.record.write_text(json.dumps(record, indent=1) + "\n")
+    write(args.record, record)
 
 
 if __name__ == "__main__":

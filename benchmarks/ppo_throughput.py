@@ -14,15 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -127,16 +123,10 @@ def main() -> None:
                 f"{r['eager']:11.2f}x{r['compiled']:13.2f}x{peak:9.0f}",
                 flush=True,
             )
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
-    record = dict(
-        benchmark="ppo_throughput", commit=commit, date=datetime.now(UTC).isoformat(timespec="seconds"), machine=platform.machine(),
-        cpus=os.cpu_count(), versions={p: version(p) for p in ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")},
-        cases=CASES, rows=rows,
-    )  # fmt: skip
-    args.record.parent.mkdir(parents=True, exist_ok=True)
-    args.record.write_text(json.dumps(record, indent=1) + "\n")
+    from recording import made_with, write  # not above: the workers' memory is measured
+
+    about = made_with("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
+    write(args.record, dict(benchmark="ppo_throughput", **about, cases=CASES, rows=rows))
 
 
 if __name__ == "__main__":

@@ -14,21 +14,18 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 from polopt.theory import value_iteration
 from polopt.theory.generators import layered, sparse_garnet
 from polopt.theory.methods import bobw_po, delayed_bandit_po, robust_mdp, stepmix
+from recording import RECORDS, made_with, write
 
-RECORD = Path(__file__).parent / "records" / "theory_speed.json"
+RECORD = RECORDS / "theory_speed.json"
 SEEDS = 32
 
 
@@ -111,17 +108,14 @@ def robust_statistics(rounds: int) -> dict[str, object]:
 def main() -> None:
     """Measure everything, print it and write the record."""
     record = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "blas_threads": 1},
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("polopt", "numpy", "scipy")},
+        **made_with("polopt", "numpy", "scipy"),
+        "blas_threads": 1,
         "sparse_value_iteration": sparse_value_iteration(3),
         "seeds_side_by_side": regret_loops(3),
         "robust_penalty_against_ball": robust_statistics(3),
     }
-    text = json.dumps(record, indent=1)
-    print(text)
-    RECORD.write_text(text + "\n")
+    print(json.dumps(record, indent=1))
+    write(RECORD, record)
 
 
 if __name__ == "__main__":
