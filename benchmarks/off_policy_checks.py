@@ -10,14 +10,13 @@ beside the prior data that the head of ``suites/rlpd_learning.toml`` makes. Ever
 
 from __future__ import annotations
 
-import argparse
 import time
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from recording import RECORDS, Runs, made_with
+from recording import RECORDS, made_with, run_checks
 
 import polopt
 
@@ -113,21 +112,5 @@ def summary(run: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("check", choices=CHECKS)
-    parser.add_argument("--methods", nargs="*")
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    record = Runs(HERE / f"{args.check}.json", args.check)
-    for seed in args.seeds:
-        for method in args.methods or CHECKS[args.check]["methods"]:
-            if (method, seed) not in record:
-                record.add(play(args.check, method, seed))
-    for run in record.runs:
-        print(summary(run))
-
-
 if __name__ == "__main__":
-    main()
+    run_checks(__doc__, CHECKS, HERE, play, summary)

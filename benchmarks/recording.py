@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from polopt.files import atomic
 from polopt.manifest import manifest
 
@@ -51,6 +53,30 @@ class Runs:
 
     def add(self, run: dict[str, Any]) -> None:
         write(self.path, {"check": self.check, "runs": [*self.runs, run]}, indent=None)
+
+
+def run_checks(
+    doc: str,
+    checks: dict[str, Any],
+    folder: Path,
+    play: Callable[[str, str, int], dict[str, Any]],
+    summary: Callable[[dict[str, Any]], str],
+) -> None:
+    """The command line of a script of checks: ``CHECK [--methods ...] [--seeds ...]``. What is not in the check's record is
+    played and added, one thread each; then every run's summary is printed."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("check", choices=checks)
+    parser.add_argument("--methods", nargs="*")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    record = Runs(folder / f"{args.check}.json", args.check)
+    for seed in args.seeds:
+        for method in args.methods or checks[args.check]["methods"]:
+            if (method, seed) not in record:
+                record.add(play(args.check, method, seed))
+    for run in record.runs:
+        print(summary(run))
 
 
 def _installed(package: str) -> str | None:
