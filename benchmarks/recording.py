@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from polopt.files import atomic
 from polopt.manifest import manifest
 
