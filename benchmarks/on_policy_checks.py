@@ -46,6 +46,8 @@ CHECKS: dict[str, dict[str, Any]] = {
         env="HalfCheetah-v5", steps=300_000, methods=("PPO", "SPO"),
         config=MUJOCO | dict(policy_kwargs=dict(net_arch=dict(pi=[256, 256, 128, 128, 64, 64], vf=[64, 64]))),
     ),
+    # One rollout of a young policy, learned from a dozen times as long as usual: how far each is willing to go.
+    "longer": dict(env="Hopper-v5", steps=8192, repeats=12, methods=("PPO", "SPO"), config=MUJOCO | dict(learning_rate=3e-4)),
     # Data of a policy up to four updates old: what the terms beyond the first order are for.
     "stale": dict(
         env="CartPole-v1", steps=100_000, refresh=4, methods=("PPO", "TayPO K=1", "TayPO c=0.1", "TayPO c=1"),
@@ -105,6 +107,8 @@ def play(check: str, method: str, seed: int) -> dict[str, Any]:
     model.update = watched
     started, processor = time.perf_counter(), time.process_time()
     model.learn(c["steps"], log_interval=None)
+    if "repeats" in c:
+        curve = linger(model, c["repeats"])
     steps = model.config.n_steps * model.config.num_envs
     return {
         "method": method, "seed": seed, "config": model.config.to_json(), "rollout": steps,
@@ -112,6 +116,19 @@ def play(check: str, method: str, seed: int) -> dict[str, Any]:
         **made_with("torch", "numpy", "mujoco", "gymnasium"),
         "curve": curve,
     }  # fmt: skip
+
+
+def linger(model: Any, repeats: int) -> list[dict[str, float]]:
+    """Metrics of the policy against the one that acted, after each of ``repeats`` times the epochs on one rollout."""
+    kept: list[Any] = []
+    model.update = lambda batch: kept.append(batch) or {}
+    model.learn(model.config.n_steps * model.config.num_envs, log_interval=None, reset_num_timesteps=False)
+    b, rows = model.prepare(kept[-1]), []
+    for i in range(repeats):
+        model.improve(b)
+        measured = {k: float(f"{float(v):.4g}") for k, v in model.diagnose(b).items() if k in KEPT}
+        rows.append({"epochs": (i + 1) * model.config.n_epochs} | measured)
+    return rows
 
 
 def summary(run: dict[str, Any]) -> str:

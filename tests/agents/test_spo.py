@@ -5,6 +5,7 @@ import torch
 from polopt.agents.on_policy.ppo import surrogate
 from polopt.agents.on_policy.r2vpo import lagrangian
 from polopt.agents.on_policy.spo import simple_objective
+from torch.nn.functional import one_hot
 
 import polopt
 
@@ -89,3 +90,36 @@ def test_learns_to_balance_a_pole():
     )  # fmt: skip
     model.learn(16_384, log_interval=None)
     assert sum(e["r"] for e in model.ep_info_buffer) / len(model.ep_info_buffer) > 100
+
+
+def test_its_optimum_over_a_batch_is_a_regression_of_the_advantages_signs():
+    """Linearised, r - 1 = J d, the objective is greatest at d = ε (Σ |A| J Jᵀ)⁻¹ Σ A J: short where A is mostly noise."""
+    torch.manual_seed(0)
+    states, actions, rows, epsilon = 4, 3, 3000, 1e-3
+    logits = torch.randn(states, actions, dtype=torch.float64)
+    s = torch.randint(states, (rows,))
+    a = torch.multinomial(logits.softmax(-1)[s], 1).squeeze(-1)
+    advantage = torch.randn(rows, dtype=torch.float64) + (a == 0).double()
+    old = logits.log_softmax(-1)[s, a]
+    moved = logits.clone().requires_grad_()
+    solver = torch.optim.LBFGS(
+        [moved], max_iter=200, tolerance_grad=1e-14, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> torch.Tensor:
+        solver.zero_grad()
+        ratio = (moved.log_softmax(-1)[s, a] - old).exp()
+        value = -simple_objective(ratio, advantage, epsilon).mean() / epsilon
+        value.backward()
+        return value
+
+    solver.step(loss)
+    score = one_hot(
+        s * actions + a, states * actions
+    ).double()  # ∇ log π(a|s) of a softmax: the action's, less the mean
+    score = score - one_hot(s, states).double().repeat_interleave(actions, 1) * logits.softmax(-1)[s].repeat(1, states)
+    weighted = score * advantage.abs()[:, None]
+    step = epsilon * torch.linalg.lstsq(weighted.T @ score, score.T @ advantage, driver="gelsd").solution
+    reached = (moved.detach() - logits).flatten()
+    torch.testing.assert_close(score @ reached, score @ step, rtol=0, atol=0.02 * epsilon)
+    assert (score @ step).abs().mean() < 0.7 * epsilon
