@@ -49,11 +49,12 @@ TAIL = 500
 
 
 def belief(model: Any, env: gymnasium.Env) -> dict[str, float]:
-    """Means over the steps of some episodes, of the policy as it learns: what the first critic says, what came."""
+    """Means over the steps of some episodes of the policy that the critics value: what the first one says (for RLPD with the
+    entropy bonus, which the returns are without), and what came."""
     said: list[float] = []
     came: list[float] = []
     returns = []
-    explores = isinstance(model, polopt.SAC | polopt.RLPD)
+    explores = isinstance(model, polopt.RLPD)
     for episode in range(EPISODES):
         obs, _ = env.reset(seed=SEED + episode)
         pairs, rewards, terminated, truncated = [], [], False, False

@@ -70,6 +70,8 @@ def run_checks(
     parser.add_argument("--methods", nargs="*")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     args = parser.parse_args()
+    if unknown := sorted(set(args.methods or ()) - set(checks[args.check]["methods"])):
+        parser.error(f"--methods {' '.join(unknown)}: {args.check} has {', '.join(checks[args.check]['methods'])}")
     torch.set_num_threads(1)
     record = Runs(folder / f"{args.check}.json", args.check)
     for seed in args.seeds:

@@ -114,10 +114,9 @@ def test_its_optimum_over_a_batch_is_a_regression_of_the_advantages_signs():
         return value
 
     solver.step(loss)
-    score = one_hot(
-        s * actions + a, states * actions
-    ).double()  # ∇ log π(a|s) of a softmax: the action's, less the mean
-    score = score - one_hot(s, states).double().repeat_interleave(actions, 1) * logits.softmax(-1)[s].repeat(1, states)
+    # ∇ log π(a|s) of a tabular softmax: the action's unit vector less the policy, in the row of its state.
+    score = (one_hot(a, actions) - logits.softmax(-1)[s])[:, None] * one_hot(s, states)[:, :, None]
+    score = score.flatten(1)
     weighted = score * advantage.abs()[:, None]
     step = epsilon * torch.linalg.lstsq(weighted.T @ score, score.T @ advantage, driver="gelsd").solution
     reached = (moved.detach() - logits).flatten()
