@@ -78,7 +78,7 @@ class Agent(ABC):
         tensorboard_log: folder for TensorBoard event files.
         policy_kwargs: ``net_arch, activation_fn, optimizer_class, optimizer_kwargs``; of on-policy methods ``ortho_init,
             log_std_init, state_dependent_std, features_extractor_class, features_extractor_kwargs, share_features_extractor`` too, of off-policy
-            ones ``n_critics``.
+            ones ``n_critics``. With ``use_sde``: ``log_std_init, use_expln``, on-policy ``full_std``, off-policy ``clip_mean``.
         verbose: 1 prints the log table.
         seed: seeds networks, noise, minibatches and environments; None draws one.
         device: a torch device; "auto" is the environment's (small networks are fastest where the physics is).

@@ -514,7 +514,7 @@ def _train_class(cls: Any, defaults: dict[str, Any]) -> Any:
     rows: list[tuple[str, Any, Any]] = []
     hints = get_type_hints(cls.Config)
     for f in fields(cls.Config):
-        if "sde" in f.name or f.type == "Any":  # not built; or a class, which a shell cannot give
+        if f.type == "Any":  # a class, which a shell cannot give
             continue
         hint = _for_shell(hints[f.name])
         interval, doc = f.metadata.get("interval", ""), f.metadata.get("doc", "")

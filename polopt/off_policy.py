@@ -42,7 +42,7 @@ from .files import load_state, save_state
 from .graph import static
 from .memory import Mix, Replay
 from .part import polyak_
-from .policy import ActorCritic, Encoder, scale, unscaler, widths
+from .policy import ActorCritic, Encoder, Head, scale, unscaler, widths
 from .schedule import Schedule
 from .spaces import check_action_space, check_observation_space, encoded_size
 
@@ -59,7 +59,7 @@ class Actor(ActorCritic):
 
     def __init__(
         self, observation_space: Space, action_space: Space, distribution: Distribution, hidden: list[int],
-        activation_fn: type[nn.Module], head: Callable[[int, Distribution], nn.Module] | None = None,
+        activation_fn: type[nn.Module], head: Callable[[int, Distribution], Head] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
             observation_space, action_space, distribution, net_arch={"pi": hidden, "vf": []}, head=head,
@@ -69,6 +69,11 @@ class Actor(ActorCritic):
     def of(self, features: Tensor) -> Tensor:
         """Distribution parameters ``[B, P]`` of observations as the replay holds them, encoded."""
         return self.head(self.trunk(features))
+
+    def sample(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions ``[B, A]`` of this noise, reparameterised, and their log-density ``[B]``, at encoded observations."""
+        x = self.trunk(features)
+        return self.distribution.sample(self.head(x), self.head.row_noise(x, noise))
 
 
 Row = tuple[str, Callable[[Batch, dict[str, Tensor]], Tensor]]
@@ -229,11 +234,13 @@ class OffPolicy(Agent):
     def draw(self, due: tuple[str, ...]) -> Batch:
         """A batch ``[B]`` for a step that is :meth:`due`, with the noise that the losses need."""
         b = self.memory.sample(self.config.batch_size, self.generator)
-        if self.needs_noise:
-            shape = (len(self.needs_noise), len(b), encoded_size(self.action_space))
-            noise = torch.randn(shape, generator=self.generator, device=self.device)
-            b = b.plus(**dict(zip(self.needs_noise, noise, strict=True)))
-        return b
+        return b.plus(**self.loss_noise(len(b))) if self.needs_noise else b
+
+    def loss_noise(self, rows: int) -> dict[str, Tensor]:
+        """What ``needs_noise`` names, for a batch of so many rows."""
+        shape = (len(self.needs_noise), rows, encoded_size(self.action_space))
+        noise = torch.randn(shape, generator=self.generator, device=self.device)
+        return dict(zip(self.needs_noise, noise, strict=True))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         return self.train_steps(self.remember(batch))
@@ -375,9 +382,9 @@ class OffPolicy(Agent):
         """Of each step ``[T, N, .]``: a uniform action while ``learning_starts`` lasts, then the policy's noise and, beside
         it, the ``action_noise``."""
         size = encoded_size(self.action_space)
-        self._warm = min(max(-(-(self.config.learning_starts - self.num_timesteps) // num_envs), 0), horizon)
+        self._warm = self.random_steps(horizon, num_envs)
         after = (horizon - self._warm, num_envs)
-        own = self.policy.noise(after, self.generator, self.device)
+        own = self.policy_noise(after)
         self._noise_size = own.shape[-1]
         if self.config.action_noise is not None:
             own = torch.cat([own, self._action_noise(after, size)], -1)
@@ -387,6 +394,14 @@ class OffPolicy(Agent):
         noise[self._warm :, :, : own.shape[-1]] = own
         noise[: self._warm, :, :size].uniform_(-1, 1, generator=self.generator)
         return noise
+
+    def random_steps(self, horizon: int, num_envs: int) -> int:
+        """How many of the next steps take random actions."""
+        return min(max(-(-(self.config.learning_starts - self.num_timesteps) // num_envs), 0), horizon)
+
+    def policy_noise(self, shape: tuple[int, int]) -> Tensor:
+        """The policy's own noise of the last steps of a rollout, ``[*shape, .]``."""
+        return self.policy.noise(shape, self.generator, self.device)
 
     def _action_noise(self, shape: tuple[int, int], size: int) -> Tensor:
         given = self.config.action_noise

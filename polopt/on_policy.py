@@ -26,9 +26,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from .advantage import gae
@@ -41,6 +43,7 @@ from .graph import static
 from .metrics import explained_variance
 from .policy import ActorCritic, Policy
 from .schedule import Schedule
+from .sde import SDEHead, asked, held
 
 __all__ = ["EpochsConfig", "OnPolicy", "OnPolicyConfig", "clipped_value_error"]
 
@@ -60,17 +63,13 @@ class OnPolicyConfig(AgentConfig):
     gae_lambda: float = hyper(0.95, "[0, 1]", "λ of the generalised advantage estimate")
     normalize_advantage: bool = hyper(True, doc="advantages to zero mean and unit variance, per minibatch")
     max_grad_norm: float | None = hyper(0.5, "(0, inf)", "bound on the gradient's global norm")
-    use_sde: bool = hyper(False, doc="state-dependent exploration; not built")
-    sde_sample_freq: int = hyper(-1, "[-1, inf)", "with use_sde")
+    use_sde: bool = hyper(False, doc="explore by state-dependent noise (gSDE), a new one each rollout")
+    sde_sample_freq: int = hyper(-1, "[-1, inf)", "and every so many steps of a rollout; -1: at its start alone")
     rollout_buffer_class: Any = hyper(None, doc="stable-baselines3's; not used here")
     rollout_buffer_kwargs: Any = hyper(None, doc="stable-baselines3's; not used here")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.use_sde:
-            raise NotImplementedError(
-                "use_sde=True is not built; use policy_kwargs=dict(log_std_init=-1) for smoother exploration meanwhile"
-            )
         if self.rollout_buffer_class is not None or self.rollout_buffer_kwargs:
             raise NotImplementedError(
                 "rollout_buffer_class is not used: override `estimate` in a method file to change what is learned from"
@@ -102,7 +101,7 @@ class OnPolicy(Agent):
     """The policy loss's key in the log, stable-baselines3's."""
     policy_type: ClassVar[type[Policy]] = ActorCritic
     """The kind of policy; its ``options`` are what ``policy_kwargs`` may say."""
-    fixed = frozenset({"max_grad_norm"})
+    fixed = frozenset({"max_grad_norm", "use_sde"})
     reestimates: ClassVar[bool] = False
     """Whether each epoch learns from advantages and targets of the present critic; one pass of it an epoch."""
     log_ratio_bound: ClassVar[float | None] = None
@@ -371,7 +370,10 @@ class OnPolicy(Agent):
         optimizer_kwargs = kwargs.pop(
             "optimizer_kwargs", self.optimizer_kwargs if optimizer_class is self.optimizer_class else {}
         )
+        said = asked(kwargs, ("full_std", "use_expln"), self.config.use_sde)
         _check_policy_kwargs(type(self).__name__, kwargs, self.policy_type.options)
+        if self.config.use_sde:
+            kwargs["head"] = self._sde_head(kwargs, said)
         self.policy = self.make_policy(distribution_for(self.action_space), **kwargs).to(self.device)
         self.nets["policy"] = self.policy
         name = type(self).__name__
@@ -385,6 +387,23 @@ class OnPolicy(Agent):
             )
         self.make_parts(optimizer=optimizer_class, **optimizer_kwargs)
         self._check_sizes()
+
+    def _sde_head(self, kwargs: dict[str, Any], said: dict[str, Any]) -> Callable[..., SDEHead]:
+        """What makes the head of a policy with state-dependent noise.
+
+        Raises:
+            ValueError: the method's policy, or the action space, has no use for it; or ``policy_kwargs`` contradict it.
+        """
+        name = type(self).__name__
+        if not isinstance(self.action_space, spaces.Box):
+            raise ValueError(
+                f"{name}: use_sde=True is noise on continuous actions; this action space is {self.action_space}"
+            )
+        if not issubclass(self.policy_type, ActorCritic):
+            raise ValueError(f"{name}: use_sde=True needs a Gaussian policy, not a {self.policy_type.__name__}")
+        if kwargs.pop("state_dependent_std", False):
+            raise ValueError(f"{name}: use_sde=True and policy_kwargs['state_dependent_std']=True exclude each other")
+        return partial(SDEHead, log_std_init=kwargs.pop("log_std_init", 0.0), **said)
 
     optimizer_class: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     optimizer_kwargs: ClassVar[dict[str, Any]] = {"eps": 1e-5}
@@ -414,7 +433,8 @@ class OnPolicy(Agent):
         return self.config.n_steps
 
     def noise(self, horizon: int, num_envs: int) -> Tensor:
-        return self.policy.noise((horizon, num_envs), self.generator, self.device)
+        draw = lambda steps: self.policy.noise((steps, num_envs), self.generator, self.device)
+        return held(draw, horizon, self.config.sde_sample_freq) if self.config.use_sde else draw(horizon)
 
     @torch.no_grad()
     def act(self, obs: Any, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -432,9 +452,10 @@ _EPISODES = ("obs", "reward", "next_obs", "terminated", "truncated", "valid")
 
 
 def _check_policy_kwargs(owner: str, kwargs: dict[str, Any], known: frozenset[str]) -> None:
-    for name in ("use_expln", "squash_output", "full_std"):
-        if kwargs.pop(name, None):
-            raise NotImplementedError(f"policy_kwargs[{name!r}] belongs to use_sde, which is not built")
+    if kwargs.pop("squash_output", False):
+        raise NotImplementedError(
+            "policy_kwargs['squash_output']=True: on-policy actions are clipped here, not squashed"
+        )
     if kwargs.pop("normalize_images", True) is False:
         raise NotImplementedError("policy_kwargs['normalize_images']=False: images are always divided by 255")
     if unknown := set(kwargs) - known:

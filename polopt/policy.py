@@ -15,7 +15,7 @@ from .distributions import DiagGaussian, Distribution, GaussianMixture
 from .networks import MLP, host_forward, orthogonal_
 from .spaces import encode, encoded_size, is_image
 
-__all__ = ["ActorCritic", "Encoder", "GaussianHead", "LinearHead", "MixtureHead", "Policy"]
+__all__ = ["ActorCritic", "Encoder", "GaussianHead", "Head", "LinearHead", "MixtureHead", "Policy"]
 
 
 HostAct = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -53,23 +53,42 @@ class Encoder(nn.Module):
         return self.extractor is None and isinstance(self.space, spaces.Box) and not self.standardized
 
 
-class LinearHead(nn.Module):
+class Head(nn.Module):
+    """Base of what turns features ``[B, L]`` into the parameters ``[B, P]`` of a distribution."""
+
+    def __init__(self, distribution: Distribution) -> None:
+        super().__init__()
+        self.distribution = distribution
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str) -> Tensor:
+        """All that is random in choices ``[*shape]``, with one axis more: the distribution's noise by default."""
+        return self.distribution.noise(shape, generator, device)
+
+    def row_noise(self, x: Tensor, noise: Tensor) -> Tensor:
+        """What the distribution takes for its noise at features ``[B, L]``, of :meth:`noise`; the same by default."""
+        return noise
+
+    def host_act(self) -> HostAct | None:
+        """``(features, noise) -> action`` in NumPy; None where there is no such form."""
+        return None
+
+
+class LinearHead(Head):
     """Distribution parameters as a linear map of the features (logits)."""
 
     def __init__(self, size: int, distribution: Distribution) -> None:
-        super().__init__()
+        super().__init__(distribution)
         self.linear = nn.Linear(size, distribution.size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x)
 
-    def host_act(self, distribution: Distribution) -> HostAct | None:
-        """``(features, noise) -> action`` in NumPy."""
-        forward = host_forward(self.linear)
+    def host_act(self) -> HostAct | None:
+        forward, distribution = host_forward(self.linear), self.distribution
         return None if forward is None else lambda x, noise: distribution.act(forward(x), noise)
 
 
-class GaussianHead(nn.Module):
+class GaussianHead(Head):
     """``[mean, log_std]`` of a Gaussian: the mean linear in the features; log_std free parameters, or linear too.
 
     Args:
@@ -84,7 +103,7 @@ class GaussianHead(nn.Module):
         state_dependent: bool = False,
         bounds: tuple[float, float] = (-20.0, 2.0),
     ) -> None:
-        super().__init__()
+        super().__init__(distribution)
         dim = distribution.size // 2
         self.bounds = bounds
         self.linear = nn.Linear(size, dim)
@@ -100,9 +119,8 @@ class GaussianHead(nn.Module):
         )
         return torch.cat([mean, log_std], -1)
 
-    def host_act(self, distribution: Distribution) -> HostAct | None:
-        """``(features, noise) -> action`` in NumPy."""
-        mean = host_forward(self.linear)
+    def host_act(self) -> HostAct | None:
+        mean, distribution = host_forward(self.linear), self.distribution
         if mean is None:
             return None
         if not isinstance(self.log_std, nn.Linear):
@@ -114,7 +132,7 @@ class GaussianHead(nn.Module):
         return lambda x, noise: distribution.act(np.concatenate([mean(x), log_std(x).clip(low, high)], -1), noise)
 
 
-class MixtureHead(nn.Module):
+class MixtureHead(Head):
     """``[logits, means, log_stds]`` of a Gaussian mixture: the router's logits and every component's mean linear in the
     features, log_stds free parameters.
 
@@ -123,7 +141,7 @@ class MixtureHead(nn.Module):
     """
 
     def __init__(self, size: int, distribution: GaussianMixture, log_std_init: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(distribution)
         outputs = distribution.components * distribution.dim
         self.linear = nn.Linear(size, outputs, bias=False)
         self.router = nn.Linear(size, distribution.components)
@@ -137,9 +155,8 @@ class MixtureHead(nn.Module):
         means = self.linear(x) + self.offset
         return torch.cat([self.router(x.detach()), means, self.log_std.expand_as(means)], -1)
 
-    def host_act(self, distribution: Distribution) -> HostAct | None:
-        """``(features, noise) -> action`` in NumPy."""
-        router, linear = host_forward(self.router), host_forward(self.linear)
+    def host_act(self) -> HostAct | None:
+        router, linear, distribution = host_forward(self.router), host_forward(self.linear), self.distribution
         if router is None or linear is None:
             return None
         offset, log_std = self.offset.detach().numpy(), self.log_std.detach().numpy()
@@ -307,6 +324,7 @@ class ActorCritic(Policy):
         log_std_init: initial log standard deviation of a Gaussian.
         state_dependent_std: the standard deviation as a second linear head instead of free parameters.
         critic: whether there is a value network.
+        head: what makes the distribution's parameters of (features, distribution); by default the usual one for it.
     """
 
     options = Policy.options | {"ortho_init", "log_std_init", "state_dependent_std"}
@@ -328,7 +346,7 @@ class ActorCritic(Policy):
         share_features_extractor: bool = True,
         critic: bool = True,
         scaled: bool = False,
-        head: Callable[[int, Distribution], nn.Module] | None = None,
+        head: Callable[[int, Distribution], Head] | None = None,
     ) -> None:
         super().__init__(observation_space, action_space)
         self.distribution, self.scaled = distribution, scaled
@@ -372,10 +390,11 @@ class ActorCritic(Policy):
         return self.head(self.trunk(features))
 
     def noise(self, shape, generator, device):
-        return self.distribution.noise(shape, generator, device)
+        return self.head.noise(shape, generator, device)
 
     def act(self, obs, noise):
-        return self.distribution.act(self(obs), noise)
+        x = self.trunk(self.encoder(obs))
+        return self.distribution.act(self.head(x), self.head.row_noise(x, noise))
 
     def mode(self, obs):
         return self.distribution.mode(self(obs))
@@ -389,13 +408,9 @@ class ActorCritic(Policy):
 
     def host_act(self) -> HostAct | None:
         encoder = self.encoder
-        if (
-            encoder.extractor is not None
-            or not isinstance(encoder.space, spaces.Box)
-            or not hasattr(self.head, "host_act")
-        ):
+        if encoder.extractor is not None or not isinstance(encoder.space, spaces.Box):
             return None
-        trunk, head = host_forward(self.trunk), self.head.host_act(self.distribution)
+        trunk, head = host_forward(self.trunk), self.head.host_act()
         if trunk is None or head is None:
             return None
         if encoder.standardized:

@@ -74,8 +74,6 @@ def load(cls: Any, path: Any, env: Any, device: Any, changes: dict[str, Any], fo
         raise FileError(
             f"{path} is stable-baselines3's; of its models {', '.join(_NETS)} can be read, not {cls.__name__}"
         )
-    if data.get("use_sde"):
-        raise FileError(f"{path} uses use_sde, which is not built")
     if extra := sorted({k.split(".")[0] for k in weights if "features_extractor" in k}):
         raise FileError(f"{path} has networks besides multilayer perceptrons, which are not read: {', '.join(extra)}")
     try:
@@ -83,7 +81,7 @@ def load(cls: Any, path: Any, env: Any, device: Any, changes: dict[str, Any], fo
     except KeyError as error:
         raise FileError(f"{path} does not hold a {cls.__name__} model: it has no {error}") from error
     config = _config(cls, path, data, changes)
-    kwargs: dict[str, Any] = {"net_arch": arch} | _activation(data)
+    kwargs: dict[str, Any] = {"net_arch": arch} | _activation(data) | _exploration(path, data)
     if "critic" in nets and cls.__name__ != "DDPG" and (members := len(nets["critic"]["weights.0"])) != 2:
         kwargs["n_critics"] = members
     if cls.__name__ == "SAC":
@@ -174,8 +172,13 @@ def _actor_critic(weights: Weights) -> Nets:
 
 def _sac(weights: Weights) -> Nets:
     pi = _layers(weights, "actor.latent_pi")
-    policy = _named(pi, "trunk") | _linear(weights, "actor.mu", "head.linear")
-    policy |= _linear(weights, "actor.log_std", "head.log_std")
+    policy = _named(pi, "trunk") | _linear(
+        weights, "actor.mu.0" if "actor.mu.0.weight" in weights else "actor.mu", "head.linear"
+    )
+    if "actor.log_std" in weights:  # of use_sde
+        policy["head.log_std"] = weights["actor.log_std"]
+    else:
+        policy |= _linear(weights, "actor.log_std", "head.log_std")
     (critic, qf), (target, _) = _ensemble(weights, "critic"), _ensemble(weights, "critic_target")
     return {"policy": policy, "critic": critic, "target_critic": target}, {"pi": _widths(pi), "qf": qf}
 
@@ -235,6 +238,21 @@ def _activation(data: dict[str, Any]) -> dict[str, Any]:
     kwargs = data.get("policy_kwargs") or {}
     named = re.search(r"'(.+)\.(\w+)'", str(kwargs.get("activation_fn", "")))
     return {} if named is None else {"activation_fn": {"class": f"{named[1]}:{named[2]}"}}
+
+
+def _exploration(path: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """What a file with state-dependent noise says of it beside its weights.
+
+    Raises:
+        FileError: its on-policy actions are squashed.
+    """
+    kwargs = data.get("policy_kwargs") or {}
+    if not data.get("use_sde"):
+        return {}
+    if str(kwargs.get("squash_output", False)) == "True":
+        raise FileError(f"{path} has squash_output=True, which is not read")
+    out = {name: str(kwargs[name]) == "True" for name in ("full_std", "use_expln") if name in kwargs}
+    return out | ({"clip_mean": float(kwargs["clip_mean"])} if "clip_mean" in kwargs else {})
 
 
 # -- spaces --------------------------------------------------------------------------------------------------------

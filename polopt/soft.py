@@ -12,6 +12,7 @@ A method here says how many critics there are (``critic_options``), what they ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from .config import hyper
 from .distributions import SquashedGaussian
 from .off_policy import OffPolicy, OffPolicyConfig
 from .policy import GaussianHead
+from .sde import SDEHead, asked, held
 from .spaces import encoded_size
 
 __all__ = ["Soft", "SoftConfig", "starting_temperature"]
@@ -53,6 +55,11 @@ class SoftConfig(OffPolicyConfig):
 
     ent_coef: float | str = hyper("auto", doc='α >= 0, or "auto" (learned from 1), or "auto_0.1" (learned from 0.1)')
     target_entropy: float | str = hyper("auto", doc='H̄ [nat] over the [-1, 1] box; "auto": -dim(A)')
+    use_sde: bool = hyper(
+        False, doc="explore by state-dependent noise (gSDE), a new one each rollout of train_freq steps"
+    )
+    sde_sample_freq: int = hyper(-1, "[-1, inf)", "and every so many steps of a rollout; -1: at its start alone")
+    use_sde_at_warmup: bool = hyper(False, doc="explore by it while learning_starts lasts too, not at random")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +73,10 @@ class Soft(OffPolicy):
 
     Config: ClassVar[type[SoftConfig]]
     needs_noise = ("noise", "next_noise")
-    fixed = frozenset({"ent_coef", "target_entropy"})
+    fixed = frozenset({"ent_coef", "target_entropy", "use_sde"})
+    sde_options = ("log_std_init", "use_expln", "clip_mean")
+    """What ``policy_kwargs`` may say of the state-dependent noise."""
+    more_policy_kwargs = frozenset({"n_critics", *sde_options})
     auto_entropy: ClassVar[float] = -1.0
     """c."""
 
@@ -87,7 +97,11 @@ class Soft(OffPolicy):
 
     def make_nets(self, net_arch: dict[str, list[int]], activation_fn: type[nn.Module], **optimizer: Any) -> None:
         dim, c = encoded_size(self.action_space), self.config
-        head = lambda size, d: GaussianHead(size, d, state_dependent=True)
+        said = asked(self.policy_options, self.sde_options, c.use_sde)
+        if c.use_sde:
+            head = partial(SDEHead, learn_features=True, **{"log_std_init": -3.0, "clip_mean": 2.0} | said)
+        else:
+            head = partial(GaussianHead, state_dependent=True)
         self.policy = self.make_actor(SquashedGaussian(dim), net_arch["pi"], activation_fn, head=head)
         self.make_critic(net_arch["qf"], activation_fn, **self.critic_options())
         self.initialize()
@@ -106,4 +120,36 @@ class Soft(OffPolicy):
 
     def sampled(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions ``[B, A]`` of this noise, reparameterised, and their log-density ``[B]``, at encoded observations."""
-        return self.policy.distribution.sample(self.policy.of(obs), noise)
+        return self.policy.sample(obs, noise)
+
+    # -- state-dependent exploration -------------------------------------------------------------------------------
+
+    _held: Tensor | None = None
+    """The matrices that the last step acted by, ``[1, N, .]``."""
+
+    def loss_noise(self, rows: int) -> dict[str, Tensor]:
+        if not self.config.use_sde:
+            return super().loss_noise(rows)
+        matrix = self.policy.noise((1,), self.generator, self.device)  # one for all, as stable-baselines3
+        return dict.fromkeys(self.needs_noise, matrix)
+
+    def random_steps(self, horizon: int, num_envs: int) -> int:
+        c = self.config
+        return 0 if c.use_sde and c.use_sde_at_warmup else super().random_steps(horizon, num_envs)
+
+    def policy_noise(self, shape: tuple[int, int]) -> Tensor:
+        if not self.config.use_sde:
+            return super().policy_noise(shape)
+        steps, num_envs = shape
+        draw = lambda n: self.policy.noise((n, num_envs), self.generator, self.device)
+        gone = self._steps_since // num_envs + self._warm
+        noise = held(draw, steps, self.config.sde_sample_freq, gone, self._held)
+        self._held = noise[-1:].clone() if steps else None
+        return noise
+
+    def training_state(self) -> dict[str, Any]:
+        return super().training_state() | {"sde": self._held}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        self._held = state.get("sde")
+        super().load_training_state(state)

@@ -50,7 +50,7 @@ def xavier_(net: nn.Module) -> None:
 class RLPD(PriorData, Soft):
     """Reinforcement Learning with Prior Data. Give the data with :meth:`add_prior`."""
 
-    more_policy_kwargs = frozenset()
+    more_policy_kwargs = Soft.more_policy_kwargs - {"n_critics"}
     fixed = frozenset({"n_critics", "layer_norm"})
     auto_entropy = -0.5
 

@@ -40,14 +40,6 @@ class SAC(Soft):
     @dataclass(frozen=True, kw_only=True)
     class Config(SoftConfig):
         target_update_interval: int = hyper(1, "[1, inf)", "gradient steps between updates of the lagged critics")
-        use_sde: bool = hyper(False, doc="state-dependent exploration; not built")
-        sde_sample_freq: int = hyper(-1, "[-1, inf)", "with use_sde")
-        use_sde_at_warmup: bool = hyper(False, doc="with use_sde")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.use_sde:
-                raise NotImplementedError("use_sde=True is not built; SAC explores by its policy's own noise")
 
     def due(self, n: int) -> tuple[str, ...]:
         return ("policy", "targets") if n % self.c.target_update_interval == 0 else ("policy",)

@@ -40,10 +40,11 @@ def double(model):
 def twin(model, peer):
     """Our float64 parameters in stable-baselines3's networks."""
     p = model.policy
+    held = lambda x: [x] if isinstance(x, torch.nn.Parameter) else x.parameters()  # one matrix, of use_sde
     pairs = [(p.trunk, peer.actor.latent_pi), (p.head.linear, peer.actor.mu), (p.head.log_std, peer.actor.log_std)]
     with torch.no_grad():
         for a, b in pairs:
-            for x, y in zip(a.parameters(), b.parameters(), strict=True):
+            for x, y in zip(held(a), held(b), strict=True):
                 y.copy_(x)
         for mine, theirs in ((model.nets["critic"], peer.critic), (model.nets["target_critic"], peer.critic_target)):
             for e, q in enumerate(theirs.q_networks):
@@ -56,8 +57,8 @@ def twin(model, peer):
 def peer_of(model, optimizer, lr, **kwargs):
     from stable_baselines3 import SAC
 
-    policy = NET | dict(optimizer_class=optimizer)
-    peer = SAC("MlpPolicy", "Pendulum-v1", learning_rate=lr, policy_kwargs=policy, device="cpu", **kwargs)
+    kwargs = {"policy_kwargs": NET | dict(optimizer_class=optimizer)} | kwargs
+    peer = SAC("MlpPolicy", "Pendulum-v1", learning_rate=lr, device="cpu", **kwargs)
     peer.policy.double()
     for net in (peer.actor, peer.critic, peer.critic_target):
         net.extract_features = lambda obs, _: obs  # the package's own casts to float32
@@ -79,7 +80,11 @@ def feed(peer, batches, monkeypatch):
 
     column = lambda x: x.unsqueeze(-1)
     samples = iter(batches)
-    noises = iter([n for b in batches for n in (b.noise, b.next_noise)])
+    if peer.use_sde:  # a matrix for the whole batch, and one for each world, which nobody uses
+        matrix = lambda b: b.noise.reshape(peer.actor.log_std.shape)
+        noises = iter([n for b in batches for n in (matrix(b), matrix(b).unsqueeze(0))])
+    else:
+        noises = iter([n for b in batches for n in (b.noise, b.next_noise)])
 
     def sample(*_, **__):
         b = next(samples)
@@ -95,12 +100,20 @@ def sb3_log_det(u):
     return torch.log(1 - torch.tanh(u) ** 2 + 1e-6).sum(-1)
 
 
-@pytest.mark.parametrize("ent_coef", ["auto", "auto_0.3", 0.2])
+SDE = dict(use_sde=True, policy_kwargs=NET | dict(log_std_init=-1.0, clip_mean=0.1))
+
+
+@pytest.mark.parametrize(
+    ("ent_coef", "more"),
+    [("auto", {}), ("auto_0.3", {}), (0.2, {}), ("auto", SDE)],
+    ids=["auto", "from", "fixed", "sde"],
+)
 @pytest.mark.parametrize(("optimizer", "lr", "steps"), [(torch.optim.SGD, 0.1, 1), (torch.optim.Adam, 1e-3, 4)])
-def test_updates_equal_stable_baselines3(ent_coef, optimizer, lr, steps, monkeypatch):
+def test_updates_equal_stable_baselines3(ent_coef, more, optimizer, lr, steps, monkeypatch):
     """One SGD step: the gradients themselves. Several Adam steps: the order of the steps and the lagged copies too."""
     monkeypatch.setattr(distributions, "_log_det_tanh", sb3_log_det)
-    model = make(ent_coef=ent_coef, learning_rate=lr, policy_kwargs=NET | dict(optimizer_class=optimizer))
+    more = more | {"policy_kwargs": more.get("policy_kwargs", NET) | dict(optimizer_class=optimizer)}
+    model = make(ent_coef=ent_coef, learning_rate=lr, **more)
     if model.learned:
         model.part("alpha", model.temperature.parameters(), optimizer=torch.optim.Adam)
     with torch.no_grad():
@@ -108,8 +121,10 @@ def test_updates_equal_stable_baselines3(ent_coef, optimizer, lr, steps, monkeyp
             x.add_(0.05)
     double(model)
     before = copy.deepcopy(model.nets["policy"]), copy.deepcopy(model.nets["critic"])
-    peer = peer_of(model, optimizer, lr, ent_coef=ent_coef)
+    peer = peer_of(model, optimizer, lr, ent_coef=ent_coef, **more)
     batches = [batch(64, 3, 1, seed=i) for i in range(steps)]
+    if model.config.use_sde:
+        batches = [b.plus(**{k: x.double() for k, x in model.loss_noise(64).items()}) for b in batches]
     feed(peer, batches, monkeypatch)
     recorded = {}
     monkeypatch.setattr(peer.logger, "record", lambda key, value, **_: recorded.setdefault(key, value))
@@ -119,6 +134,7 @@ def test_updates_equal_stable_baselines3(ent_coef, optimizer, lr, steps, monkeyp
         mean = np.mean([float(log[name]) for log in logs])
         assert mean == pytest.approx(recorded[f"train/{name}"], rel=1e-5)
 
+    peer.actor.action_dist = None  # with use_sde it holds tensors of a graph, of which there is no copy
     changed = copy.deepcopy(peer)
     twin(model, peer)  # now the peer's networks hold ours: compare like with like
     for net in ("actor", "critic", "critic_target"):
@@ -213,9 +229,8 @@ def test_a_discrete_space():
 
 
 def test_what_is_not_built_says_so():
-    for kwargs in (dict(use_sde=True), dict(replay_buffer_class=Replay)):
-        with pytest.raises(NotImplementedError):
-            make(**kwargs)
+    with pytest.raises(NotImplementedError, match="replay_buffer_class is not used"):
+        make(replay_buffer_class=Replay)
 
 
 def test_slow_targets():

@@ -173,7 +173,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "activation": (["train", "PPO", *TINY, "--policy-kwargs", "activation_fn=Relu"], "did you mean ReLU"),
     "preset": (["train", "PPO", "--env", "LunarLander-v3", "--preset"], "no preset for PPO on 'LunarLander-v3'"),
     "device": (["train", "PPO", *TINY, "--device", "tpu"], "device='tpu' is not available"),
-    "flag not for the shell": (["train", "NPG", "--env", "CartPole-v1", "--use-sde"], "--use-sde"),
+    "flag not for the shell": (
+        ["train", "NPG", "--env", "CartPole-v1", "--rollout-buffer-class"],
+        "--rollout-buffer-class",
+    ),
     "resume": (["train", "--resume", "nowhere"], "holds no run"),
     "evaluate": (["evaluate", "nowhere"], "nowhere.zip"),
     "list": (["list", "agent"], "agents"),
@@ -219,7 +222,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]):
         assert f"polopt {name}" in capsys.readouterr().out
     assert main(["train", "PPO", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "--clip-range" in out and "--gae-lambda" in out and "--use-sde" not in out
+    assert "--clip-range" in out and "--gae-lambda" in out and "--rollout-buffer-class" not in out
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path):

@@ -66,5 +66,5 @@ def test_json_round_trip_and_functions_are_named():
 
 
 def test_what_is_not_built_says_what_to_use():
-    with pytest.raises(NotImplementedError, match="log_std_init"):
-        EpochsConfig(use_sde=True)
+    with pytest.raises(NotImplementedError, match="override `estimate`"):
+        EpochsConfig(rollout_buffer_class=object)

@@ -46,6 +46,9 @@ MODELS = {
     "TRPO": ("TRPO", CONTINUOUS, {}),
     "SAC": ("SAC", CONTINUOUS, SMALL),
     "SAC fixed": ("SAC", CONTINUOUS, SMALL | dict(ent_coef=0.3, policy_kwargs=dict(net_arch=dict(pi=[9], qf=[8, 7]), n_critics=3))),
+    "PPO sde": ("PPO", CONTINUOUS, dict(use_sde=True, sde_sample_freq=4, policy_kwargs=dict(full_std=False, use_expln=True))),
+    "SAC sde": ("SAC", CONTINUOUS, SMALL | dict(use_sde=True)),
+    "SAC sde unclipped": ("SAC", CONTINUOUS, SMALL | dict(use_sde=True, policy_kwargs=dict(clip_mean=0.0, activation_fn=nn.Tanh))),
     "TD3": ("TD3", CONTINUOUS, SMALL),
     "TD3 tanh": ("TD3", Spaced(spaces.Box(-1, 1, (2, 3)), CONTINUOUS.action_space), SMALL | dict(policy_kwargs=dict(activation_fn=nn.Tanh))),
     "DDPG": ("DDPG", CONTINUOUS, SMALL),
@@ -166,9 +169,10 @@ def test_another_algorithm_and_other_networks(tmp_path):
         polopt.SAC.load(path)
     with pytest.raises(FileError, match="PPO, A2C, TRPO, SAC, TD3, DDPG, DQN can be read, not SPO"):
         polopt.SPO.load(path)
-    sb3.PPO("MlpPolicy", "Pendulum-v1", use_sde=True).save(tmp_path / "sde")
-    with pytest.raises(FileError, match="use_sde"):
-        polopt.PPO.load(tmp_path / "sde")
+    squashed = dict(squash_output=True)
+    sb3.PPO("MlpPolicy", "Pendulum-v1", use_sde=True, policy_kwargs=squashed).save(tmp_path / "squashed")
+    with pytest.raises(FileError, match="squash_output"):
+        polopt.PPO.load(tmp_path / "squashed")
     image = Spaced(spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Discrete(2))
     sb3.PPO("CnnPolicy", image).save(tmp_path / "cnn")
     with pytest.raises(FileError, match="besides multilayer perceptrons"):
