@@ -728,7 +728,14 @@ class Agent(ABC):
             model.normalizer = Normalize.like(_Frozen(model), stored, show=not model.normalizes_on_read)
             model.normalizer.training = False
         model._setup_model()
-        model.set_parameters(state["parameters"], exact_match=not state.get("partial"))
+        try:
+            model.set_parameters(state["parameters"], exact_match=not state.get("partial"))
+        except RuntimeError as error:
+            changed = sorted(changes.keys() & {*known, "policy_kwargs"}) or ["those of the file"]
+            raise FileError(
+                f"{path} holds the weights of other networks than these hyperparameters make ({', '.join(changed)}): "
+                "construct a new model for them"
+            ) from error
         for part in model.parts.values() if changes.keys() & known.keys() else ():
             part.lr.fill_(part.declared_lr)  # a rate that was asked for stands over the file's
         model.num_timesteps, model._total_timesteps, model._n_updates = (
@@ -778,7 +785,7 @@ def _hyperparameter(name: str, doc: str) -> property:
         if hasattr(self, "nets") and name in self.fixed:
             raise AttributeError(
                 f"{type(self).__name__}.{name} is built into the model and cannot be set afterwards: pass {name}={value!r} to "
-                "the constructor, or to load"
+                "the constructor or, where it shapes no network, to load"
             )
         before, self.config = self.config, self.config.replace(**{name: value})
         if not hasattr(self, "nets"):

@@ -13,6 +13,8 @@ observations in a batch ``b`` are encoded as the replay holds them: flat float v
 ``table(due)``        the ordered steps of one update, ``part -> loss``, less those not due this time
 ``due(n)``            which slow steps the n-th update takes: of ``policy`` and ``targets``, both by default
 ``draw(due)``         the batch of one update, with whatever the host adds to it
+``loss_noise(rows)``  of that, the noise that the losses take; standard normal by default
+``policy_noise(...)`` the policy's noise of a rollout's steps; drawn anew for each by default
 ``pretrain(memory)``  what is made of a dataset before its first gradient step: an index, a behaviour model
 ====================  ==============================================================================================
 """
@@ -174,7 +176,7 @@ class OffPolicy(Agent):
         and again when a run goes on from a checkpoint (then ``_n_updates`` is more than 0): what is no network is made anew."""
 
     needs_noise: ClassVar[tuple[str, ...]] = ()
-    """Standard normal noise ``[B, A]`` that the losses take, by the name of its field in the batch."""
+    """Noise that the losses take, by the name of its field in the batch; standard normal ``[B, A]`` (:meth:`loss_noise`)."""
 
     def evaluate(self, b: Batch, due: tuple[str, ...]) -> Batch:
         """What the rows of the table share."""

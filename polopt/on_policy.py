@@ -37,13 +37,13 @@ from .advantage import gae
 from .agent import Agent, AgentConfig
 from .batch import Batch, tree_map
 from .config import hyper
-from .distributions import DiagGaussian, Distribution, distribution_for
+from .distributions import Distribution, distribution_for
 from .errors import NonFiniteError
 from .graph import static
 from .metrics import explained_variance
 from .policy import ActorCritic, Policy
 from .schedule import Schedule
-from .sde import SDEHead, asked, held
+from .sde import SDEHead, held, take_options
 
 __all__ = ["EpochsConfig", "OnPolicy", "OnPolicyConfig", "clipped_value_error"]
 
@@ -63,8 +63,10 @@ class OnPolicyConfig(AgentConfig):
     gae_lambda: float = hyper(0.95, "[0, 1]", "λ of the generalised advantage estimate")
     normalize_advantage: bool = hyper(True, doc="advantages to zero mean and unit variance, per minibatch")
     max_grad_norm: float | None = hyper(0.5, "(0, inf)", "bound on the gradient's global norm")
-    use_sde: bool = hyper(False, doc="explore by state-dependent noise (gSDE), a new one each rollout")
-    sde_sample_freq: int = hyper(-1, "[-1, inf)", "and every so many steps of a rollout; -1: at its start alone")
+    use_sde: bool = hyper(False, doc="explore by noise that is a function of the state (gSDE), drawn anew each rollout")
+    sde_sample_freq: int = hyper(
+        -1, "[-1, inf)", "steps of a rollout after which that noise is drawn anew; -1, 0: at its start only"
+    )
     rollout_buffer_class: Any = hyper(None, doc="stable-baselines3's; not used here")
     rollout_buffer_kwargs: Any = hyper(None, doc="stable-baselines3's; not used here")
 
@@ -102,6 +104,8 @@ class OnPolicy(Agent):
     policy_type: ClassVar[type[Policy]] = ActorCritic
     """The kind of policy; its ``options`` are what ``policy_kwargs`` may say."""
     fixed = frozenset({"max_grad_norm", "use_sde"})
+    sde_options: ClassVar[tuple[str, ...]] = ("full_std", "use_expln")
+    """What ``policy_kwargs`` may say of state-dependent noise, beside ``log_std_init``."""
     reestimates: ClassVar[bool] = False
     """Whether each epoch learns from advantages and targets of the present critic; one pass of it an epoch."""
     log_ratio_bound: ClassVar[float | None] = None
@@ -346,8 +350,8 @@ class OnPolicy(Agent):
         if d.has_kl:
             kl = d.kl(b.params, b.new_params)
             out |= {"kl_mean": kl.mean(), "kl_max": kl.max()}
-        if isinstance(d, DiagGaussian):
-            out["std"] = b.new_params[..., d.dim :].exp().mean()
+        if isinstance(self.policy, ActorCritic) and (std := self.policy.head.spread(b.new_params)) is not None:
+            out["std"] = std
         return out
 
     def _clip(self) -> float | Tensor:
@@ -370,7 +374,7 @@ class OnPolicy(Agent):
         optimizer_kwargs = kwargs.pop(
             "optimizer_kwargs", self.optimizer_kwargs if optimizer_class is self.optimizer_class else {}
         )
-        said = asked(kwargs, ("full_std", "use_expln"), self.config.use_sde)
+        said = take_options(kwargs, self.sde_options, self.config.use_sde)
         _check_policy_kwargs(type(self).__name__, kwargs, self.policy_type.options)
         if self.config.use_sde:
             kwargs["head"] = self._sde_head(kwargs, said)
@@ -400,7 +404,9 @@ class OnPolicy(Agent):
                 f"{name}: use_sde=True is noise on continuous actions; this action space is {self.action_space}"
             )
         if not issubclass(self.policy_type, ActorCritic):
-            raise ValueError(f"{name}: use_sde=True needs a Gaussian policy, not a {self.policy_type.__name__}")
+            raise ValueError(
+                f"{name}: use_sde=True needs a policy that is one Gaussian, not a {self.policy_type.__name__}"
+            )
         if kwargs.pop("state_dependent_std", False):
             raise ValueError(f"{name}: use_sde=True and policy_kwargs['state_dependent_std']=True exclude each other")
         return partial(SDEHead, log_std_init=kwargs.pop("log_std_init", 0.0), **said)

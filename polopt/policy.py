@@ -68,6 +68,10 @@ class Head(nn.Module):
         """What the distribution takes for its noise at features ``[B, L]``, of :meth:`noise`; the same by default."""
         return noise
 
+    def spread(self, params: Tensor) -> Tensor | None:
+        """What is logged as ``std`` of parameters ``[B, P]``, 0-d; None where there is none."""
+        return None
+
     def host_act(self) -> HostAct | None:
         """``(features, noise) -> action`` in NumPy; None where there is no such form."""
         return None
@@ -118,6 +122,10 @@ class GaussianHead(Head):
             self.log_std(x).clamp(*self.bounds) if isinstance(self.log_std, nn.Linear) else self.log_std.expand_as(mean)
         )
         return torch.cat([mean, log_std], -1)
+
+    def spread(self, params: Tensor) -> Tensor:
+        """Mean standard deviation of the Gaussians, before any squashing."""
+        return params.chunk(2, -1)[1].exp().mean()
 
     def host_act(self) -> HostAct | None:
         mean, distribution = host_forward(self.linear), self.distribution
@@ -225,6 +233,10 @@ class Policy(nn.Module):
         """The choice made without chance, ``[B, ...]``."""
         raise NotImplementedError
 
+    def sampled(self, obs: Any, rows: int, generator: torch.Generator | None) -> Tensor:
+        """Choices by chance for ``rows`` observations that have nothing to do with each other, ``[B, ...]``."""
+        return self.act(obs, self.noise((rows,), generator, self.device))
+
     def in_space(self, action: Any) -> Any:
         """A choice in the environment's units, not yet clipped to its bounds; NumPy or torch alike."""
         return action
@@ -309,7 +321,7 @@ class Policy(nn.Module):
                 action = self.mode(obs)
             else:
                 rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-                action = self.act(obs, self.noise((rows,), generator, self.device))
+                action = self.sampled(obs, rows, generator)
         return from_tensor(self.action_space, self.in_space(action), batched), state
 
 
@@ -398,6 +410,9 @@ class ActorCritic(Policy):
 
     def mode(self, obs):
         return self.distribution.mode(self(obs))
+
+    def sampled(self, obs, rows, generator):
+        return self.distribution.act(self(obs), self.distribution.noise((rows,), generator, self.device))
 
     def in_space(self, action):
         return unscale(self.action_space, action) if self.scaled else action

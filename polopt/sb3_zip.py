@@ -249,10 +249,11 @@ def _exploration(path: Any, data: dict[str, Any]) -> dict[str, Any]:
     kwargs = data.get("policy_kwargs") or {}
     if not data.get("use_sde"):
         return {}
-    if str(kwargs.get("squash_output", False)) == "True":
+    if str(kwargs.get("squash_output", False)) not in ("False", "None", "0"):
         raise FileError(f"{path} has squash_output=True, which is not read")
-    out = {name: str(kwargs[name]) == "True" for name in ("full_std", "use_expln") if name in kwargs}
-    return out | ({"clip_mean": float(kwargs["clip_mean"])} if "clip_mean" in kwargs else {})
+    no = ("False", "None", "0", "0.0")  # a value is JSON, or in words
+    out = {name: str(kwargs[name]) not in no for name in ("full_std", "use_expln") if name in kwargs}
+    return out | ({"clip_mean": max(float(kwargs["clip_mean"]), 0.0)} if "clip_mean" in kwargs else {})
 
 
 # -- spaces --------------------------------------------------------------------------------------------------------

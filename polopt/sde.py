@@ -23,7 +23,7 @@ from .distributions import DiagGaussian, Distribution, SquashedGaussian
 from .networks import host_forward
 from .policy import Head, HostAct
 
-__all__ = ["SDEHead", "expln", "held"]
+__all__ = ["SDEHead", "expln", "held", "take_options"]
 
 VARIANCE_FLOOR = 1e-6
 
@@ -45,7 +45,7 @@ class SDEHead(Head):
         clip_mean: the mean is kept within ± this; 0: it is not.
 
     Raises:
-        ValueError: the distribution is no Gaussian, or ``clip_mean`` is negative.
+        ValueError: the distribution is no Gaussian, or ``clip_mean`` is no number of at least 0.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class SDEHead(Head):
         super().__init__(distribution)
         if not isinstance(distribution, (DiagGaussian, SquashedGaussian)):
             raise ValueError(f"use_sde=True needs a policy that is one Gaussian, not a {type(distribution).__name__}")
-        if not clip_mean >= 0:
-            raise ValueError(f"clip_mean={clip_mean} must be at least 0; 0 does not clip")
+        if not (isinstance(clip_mean, (int, float)) and clip_mean >= 0):
+            raise ValueError(f"clip_mean={clip_mean!r} must be a number of at least 0; 0 does not clip")
         self.size, self.dim = size, distribution.dim
         self.use_expln, self.learn_features, self.clip_mean = use_expln, learn_features, clip_mean
         self.linear = nn.Linear(size, self.dim)
@@ -86,6 +86,10 @@ class SDEHead(Head):
 
     def _seen(self, x: Tensor) -> Tensor:
         return x if self.learn_features else x.detach()
+
+    def spread(self, params: Tensor) -> Tensor:
+        """Mean of the matrices' σ, as stable-baselines3 logs it."""
+        return self.std().mean()
 
     def noise(self, shape, generator, device):
         """Matrices ε, ``[*shape, L A]``."""
@@ -134,7 +138,7 @@ def held(draw: Callable[[int], Tensor], horizon: int, every: int, at: int = 0, k
     return drawn.expand(horizon, *drawn.shape[1:]) if len(drawn) == 1 else drawn[block.to(drawn.device)]
 
 
-def asked(kwargs: dict[str, Any], options: tuple[str, ...], use_sde: bool) -> dict[str, Any]:
+def take_options(kwargs: dict[str, Any], options: tuple[str, ...], use_sde: bool) -> dict[str, Any]:
     """Take what ``policy_kwargs`` say of the noise out of them.
 
     Raises:

@@ -18,11 +18,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .batch import Batch
 from .config import hyper
 from .distributions import SquashedGaussian
 from .off_policy import OffPolicy, OffPolicyConfig
 from .policy import GaussianHead
-from .sde import SDEHead, asked, held
+from .sde import SDEHead, held, take_options
 from .spaces import encoded_size
 
 __all__ = ["Soft", "SoftConfig", "starting_temperature"]
@@ -56,9 +57,11 @@ class SoftConfig(OffPolicyConfig):
     ent_coef: float | str = hyper("auto", doc='α >= 0, or "auto" (learned from 1), or "auto_0.1" (learned from 0.1)')
     target_entropy: float | str = hyper("auto", doc='H̄ [nat] over the [-1, 1] box; "auto": -dim(A)')
     use_sde: bool = hyper(
-        False, doc="explore by state-dependent noise (gSDE), a new one each rollout of train_freq steps"
+        False, doc="explore by noise that is a function of the state (gSDE), drawn anew each train_freq"
     )
-    sde_sample_freq: int = hyper(-1, "[-1, inf)", "and every so many steps of a rollout; -1: at its start alone")
+    sde_sample_freq: int = hyper(
+        -1, "[-1, inf)", "steps of a rollout after which that noise is drawn anew; -1, 0: at its start only"
+    )
     use_sde_at_warmup: bool = hyper(False, doc="explore by it while learning_starts lasts too, not at random")
 
     def __post_init__(self) -> None:
@@ -74,8 +77,8 @@ class Soft(OffPolicy):
     Config: ClassVar[type[SoftConfig]]
     needs_noise = ("noise", "next_noise")
     fixed = frozenset({"ent_coef", "target_entropy", "use_sde"})
-    sde_options = ("log_std_init", "use_expln", "clip_mean")
-    """What ``policy_kwargs`` may say of the state-dependent noise."""
+    sde_options: ClassVar[tuple[str, ...]] = ("log_std_init", "use_expln", "clip_mean")
+    """What ``policy_kwargs`` may say of state-dependent noise."""
     more_policy_kwargs = frozenset({"n_critics", *sde_options})
     auto_entropy: ClassVar[float] = -1.0
     """c."""
@@ -97,7 +100,7 @@ class Soft(OffPolicy):
 
     def make_nets(self, net_arch: dict[str, list[int]], activation_fn: type[nn.Module], **optimizer: Any) -> None:
         dim, c = encoded_size(self.action_space), self.config
-        said = asked(self.policy_options, self.sde_options, c.use_sde)
+        said = take_options(self.policy_options, self.sde_options, c.use_sde)
         if c.use_sde:
             head = partial(SDEHead, learn_features=True, **{"log_std_init": -3.0, "clip_mean": 2.0} | said)
         else:
@@ -125,7 +128,7 @@ class Soft(OffPolicy):
     # -- state-dependent exploration -------------------------------------------------------------------------------
 
     _held: Tensor | None = None
-    """The matrices that the last step acted by, ``[1, N, .]``."""
+    """The matrices of the last step, ``[1, N, .]``, where the next one may go on with them: inside an episode that is a rollout."""
 
     def loss_noise(self, rows: int) -> dict[str, Tensor]:
         if not self.config.use_sde:
@@ -142,10 +145,20 @@ class Soft(OffPolicy):
             return super().policy_noise(shape)
         steps, num_envs = shape
         draw = lambda n: self.policy.noise((n, num_envs), self.generator, self.device)
-        gone = self._steps_since // num_envs + self._warm
+        episodes = self.config.cadence[1] == "episode"
+        gone = self._warm + (self._steps_since if episodes else 0)
         noise = held(draw, steps, self.config.sde_sample_freq, gone, self._held)
-        self._held = noise[-1:].clone() if steps else None
+        self._held = noise[-1:].clone() if steps and episodes else None
         return noise
+
+    def worlds_reset(self) -> None:
+        self._held = None
+        super().worlds_reset()
+
+    def actor_loss(self, b: Batch, log: dict[str, Tensor]) -> Tensor:
+        if self.config.use_sde:
+            log["std"] = self.policy.head.std().mean()
+        return super().actor_loss(b, log)
 
     def training_state(self) -> dict[str, Any]:
         return super().training_state() | {"sde": self._held}

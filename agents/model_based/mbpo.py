@@ -68,6 +68,8 @@ class MBPO(ModelBased):
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            if self.use_sde:
+                raise NotImplementedError("use_sde=True is not built for MBPO: its branches would draw a matrix each")
             given = self.rollout_schedule
             if len(given) != 4 or not all(isinstance(n, int) for n in given):
                 raise ValueError(f"rollout_schedule={given!r} must be four whole numbers, (e0, e1, k0, k1)")

@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 import polopt
 from polopt.distributions import DiagGaussian, GaussianMixture, SquashedGaussian
+from polopt.files import FileError
 from polopt.policy import ActorCritic
 from polopt.sde import SDEHead, expln, held
 
@@ -184,6 +185,65 @@ def test_an_episode_of_sac_is_one_rollout():
     assert [len(set(firsts[i : i + 7])) for i in (0, 7, 14)] == [1, 1, 1] and len(set(firsts)) == 3
 
 
+def test_the_next_rollout_has_a_matrix_of_its_own():
+    """Also where a callback cut the last one short, or ``learn`` ended inside an episode and begins anew."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Three(BaseCallback):
+        def _on_step(self):
+            return self.n_calls < 3
+
+    for train_freq, freq in ((8, -1), (8, 2), ((1, "episode"), -1)):
+        model = polopt.SAC(
+            "MlpPolicy", "Pendulum-v1", use_sde=True, sde_sample_freq=freq, train_freq=train_freq,
+            **SAC | {"learning_starts": 0},
+        )  # fmt: skip
+        seen, draw = [], model.noise
+        model.noise = lambda *shape, seen=seen, draw=draw: seen.append(draw(*shape)) or seen[-1]
+        model.learn(50, callback=Three())
+        used = torch.cat(seen)[:3]
+        seen.clear()
+        model.learn(8)
+        assert not (torch.cat(seen)[:, None] == used).all(-1).any()
+
+
+def test_learning_starts_inside_a_rollout():
+    """Random actions first, then blocks that are counted from the rollout's first step."""
+    kwargs = SAC | {"learning_starts": 10, "num_envs": 2, "action_noise": 0.1}
+    model = polopt.SAC("MlpPolicy", "Pendulum-v1", use_sde=True, sde_sample_freq=4, train_freq=8, **kwargs)
+    noise = model.noise(8, 2)
+    assert model._warm == 5 and not noise[:5, :, 1:].any()
+    own = noise[5:, :, :-1]
+    assert torch.equal(own[0], own[1]) and torch.equal(own[1], own[2])  # steps 5, 6, 7 of the block that begins at 4
+    assert not torch.equal(own[0, 0], own[0, 1]) and len(noise[5:, :, -1].unique()) == 6
+    model.learn(64)
+
+
+def test_sampled_predictions_need_no_matrices():
+    model = polopt.SAC("MlpPolicy", "Pendulum-v1", use_sde=True, **SAC)
+    model.policy.head.row_noise = None  # whoever asks for one fails
+    obs = np.zeros((500, 3), np.float32)
+    drawn, _ = model.predict(obs)
+    with torch.no_grad():
+        mean, log_std = model.policy(torch.from_numpy(obs[:1]))[0]
+    u = np.arctanh(drawn / 2)
+    assert u.std() == pytest.approx(log_std.exp().item(), rel=0.15)
+    assert u.mean() == pytest.approx(mean.item(), abs=float(4 * u.std() / 500**0.5))
+
+
+def test_what_is_logged_as_std_is_stable_baselines3_s():
+    from stable_baselines3.common.logger import Logger
+
+    for algorithm, kwargs in (("PPO", PPO), ("SAC", SAC)):
+        seen = {}
+        model = getattr(polopt, algorithm)("MlpPolicy", "Pendulum-v1", use_sde=True, **kwargs)
+        logger = Logger(None, [])
+        logger.record = lambda key, value, *_, seen=seen, **__: seen.update({key: value})
+        model.set_logger(logger)
+        model.learn(700, log_interval=1)
+        assert 0.9 * 1.0 < seen["train/std"] < 1.1 if algorithm == "PPO" else 0.03 < seen["train/std"] < 0.07
+
+
 def test_warm_up():
     for at_warmup in (False, True):
         model = polopt.SAC("MlpPolicy", "Pendulum-v1", use_sde=True, use_sde_at_warmup=at_warmup, **SAC)
@@ -234,14 +294,29 @@ def test_saved_and_loaded(tmp_path):
 def test_where_it_has_no_meaning():
     with pytest.raises(ValueError, match=r"PPO: use_sde=True is noise on continuous actions.*Discrete\(2\)"):
         polopt.PPO("MlpPolicy", "CartPole-v1", use_sde=True, **PPO)
-    with pytest.raises(ValueError, match="FPO: use_sde=True needs a Gaussian policy, not a FlowPolicy"):
+    with pytest.raises(ValueError, match="FPO: use_sde=True needs a policy that is one Gaussian, not a FlowPolicy"):
         polopt.FPO("MlpPolicy", "Pendulum-v1", use_sde=True, **PPO)
     with pytest.raises(ValueError, match="one Gaussian, not a GaussianMixture"):
         SDEHead(3, GaussianMixture(2, 2))
     with pytest.raises(ValueError, match="one Gaussian, not a GaussianMixture"):
         polopt.PMOE("MlpPolicy", "Pendulum-v1", use_sde=True, **PPO)
+    with pytest.raises(NotImplementedError, match="use_sde=True is not built for MBPO"):
+        polopt.MBPO("MlpPolicy", "Pendulum-v1", use_sde=True)
     with pytest.raises(TypeError, match="use_sde"):
         polopt.TD3("MlpPolicy", "Pendulum-v1", use_sde=True)
+
+
+def test_a_file_of_the_other_kind(tmp_path):
+    for algorithm, kwargs in (("SAC", SAC), ("PPO", PPO)):
+        for use_sde in (False, True):
+            model = getattr(polopt, algorithm)("MlpPolicy", "Pendulum-v1", use_sde=use_sde, **kwargs)
+            model.save(tmp_path / "m")
+            with pytest.raises(FileError, match=r"other networks than .* make \(use_sde\): construct a new model"):
+                type(model).load(tmp_path / "m", use_sde=not use_sde)
+            with pytest.raises(AttributeError, match="where it shapes no network"):
+                model.use_sde = not use_sde
+            model.sde_sample_freq = 3
+            assert model.config.sde_sample_freq == 3
 
 
 def test_what_belongs_to_it_says_so():
@@ -256,3 +331,5 @@ def test_what_belongs_to_it_says_so():
         polopt.PPO("MlpPolicy", "Pendulum-v1", use_sde=True, **PPO | {"policy_kwargs": dict(squash_output=True)})
     with pytest.raises(ValueError, match="clip_mean=-1"):
         polopt.SAC("MlpPolicy", "Pendulum-v1", use_sde=True, **SAC | {"policy_kwargs": dict(clip_mean=-1)})
+    with pytest.raises(ValueError, match="clip_mean=None must be a number"):
+        polopt.SAC("MlpPolicy", "Pendulum-v1", use_sde=True, **SAC | {"policy_kwargs": dict(clip_mean=None)})
