@@ -90,8 +90,11 @@ class SB3VecEnv(HostEnv):
         if done.any():
             next_obs = cast(obs, self._like)
             for i in np.flatnonzero(done):
-                put(next_obs, i, self.infos[i]["terminal_observation"])
                 truncated[i] = self.infos[i].get("TimeLimit.truncated", False)
+                if (last := self.infos[i].get("terminal_observation")) is not None:
+                    put(next_obs, i, last)
+                elif truncated[i]:  # after a true end nothing is bootstrapped, and what follows does not matter
+                    raise EnvError(f"world {i} was cut off, and its info has no 'terminal_observation' to go on from")
         self._obs = obs
         return Step(obs, reward, done & ~truncated, truncated, next_obs)
 

@@ -48,6 +48,20 @@ def from_json(told: dict[str, Any], path: Any) -> Any:
     return getattr(noise, told["process"])(**values)
 
 
+def check(noise: Any) -> None:
+    """Raise where it is no noise process of stable-baselines3's.
+
+    Raises:
+        TypeError: it is a class, or something else that can be called.
+    """
+    from stable_baselines3.common.noise import ActionNoise
+
+    if not isinstance(noise, ActionNoise):
+        raise TypeError(
+            f"action_noise={noise!r} must be a number or an ActionNoise of stable-baselines3, such as NormalActionNoise(mean, sigma)"
+        )
+
+
 def vectorized(noise: Any, num_envs: int) -> Any:
     """One process a world."""
     from stable_baselines3.common.noise import VectorizedActionNoise

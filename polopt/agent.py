@@ -13,7 +13,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -136,6 +136,8 @@ class Agent(ABC):
         tail = {**_TAIL, **{k: v for k, v in kwargs.items() if k in _TAIL}}
         self.config = self.Config(**{k: v for k, v in kwargs.items() if k in known})
         self.policy_class = self._check_policy(policy)
+        if not isinstance(tail["policy_kwargs"], (dict, type(None))):
+            raise TypeError(f"policy_kwargs={tail['policy_kwargs']!r} must be a dict, such as dict(net_arch=[64, 64])")
         self.policy_kwargs: dict[str, Any] = dict(tail["policy_kwargs"] or {})
         kwargs_codec.encode(self.policy_kwargs)  # what no file could hold is refused before any work
         self.tensorboard_log, self.verbose, self.env_kwargs = (
@@ -366,6 +368,15 @@ class Agent(ABC):
     def abandon(self, batch: Batch) -> None:  # noqa: B027
         """A rollout ``[T, N]`` that a callback stopped: nothing is learned from it now. On-policy methods drop it."""
 
+    @property
+    def in_rollout(self) -> bool:
+        """Whether the next iteration goes on with the rollout of the last one."""
+        return False
+
+    def completes_rollout(self, batch: Batch) -> bool:
+        """Whether the rollout under way ends with this batch ``[T, N]``: one is an iteration, where no method says more."""
+        return True
+
     remedy: ClassVar[str] = "Lower learning_rate, or set normalize_obs=True and normalize_reward=True"
     """What to do where training diverges."""
 
@@ -425,6 +436,7 @@ class Agent(ABC):
 
     def get_parameters(self) -> dict[str, Any]:
         """State dicts of networks by name, and of optimizers as ``NAME.optimizer``."""
+        self._need_networks("get_parameters")
         out: dict[str, Any] = {name: net.state_dict() for name, net in self.nets.items()}
         return out | {f"{name}.optimizer": part.state_dict() for name, part in self.parts.items()}
 
@@ -437,6 +449,7 @@ class Agent(ABC):
         Raises:
             ValueError: a name is missing or unknown.
         """
+        self._need_networks("set_parameters")
         given = load_path_or_dict
         if not isinstance(given, dict):
             given = load_state(with_zip(given), "model")["parameters"]
@@ -497,16 +510,32 @@ class Agent(ABC):
             self.normalizer.load_statistics(self._normalize_state)
         if force_reset:
             self._last_obs, self._seeded = None, False
-        if (state := self._waiting) is not None:
+        if self._waiting is not None:
+            self._settle()
+            worlds, self._waiting = self._waiting["env"], None
+            self._go_on_in(worlds)
+
+    def _settle(self) -> None:
+        """Take over what a file that was loaded without an environment says of training; only its worlds go on waiting."""
+        if self._waiting is not None and len(self._waiting) > 1:
+            state = self._waiting
             self.load_training_state(state | {"env": None})
-            self._waiting = None
-            try:
-                self._load_worlds(state["env"])
-            except (ValueError, KeyError):
-                self._last_obs = None
-                warnings.warn(
-                    "the file's worlds are of another kind than env: they begin anew, all else goes on", stacklevel=2
-                )
+            self._waiting = {"env": state["env"]}
+
+    def _go_on_in(self, worlds: dict[str, Any] | None) -> None:
+        """Put the environment where a file's worlds were, if it is of their kind."""
+        try:
+            self._load_worlds(worlds)
+        except (ValueError, KeyError):
+            self._last_obs = None
+            self.worlds_reset()
+            warnings.warn(
+                "the file's worlds are of another kind than env: they begin anew, all else goes on", stacklevel=4
+            )
+
+    def decided_by(self, changed: Collection[str]) -> set[str]:
+        """Which of :meth:`get_parameters` a loaded model does not take from the file, where these hyperparameters change."""
+        return set()
 
     def _check_fit(self, before: dict[str, Any]) -> None:
         """Raise where the environment just taken is not one for the networks that there are."""
@@ -559,8 +588,8 @@ class Agent(ABC):
 
         dump(self)
 
-    def callback_locals(self) -> dict[str, Any]:
-        """What callbacks find in ``locals`` beside the transition."""
+    def callback_locals(self, taken: int) -> dict[str, Any]:
+        """What callbacks find in ``locals`` beside the transition, after so many steps of the rollout."""
         return {}
 
     normalizes_on_read: ClassVar[bool] = False
@@ -596,7 +625,8 @@ class Agent(ABC):
         self._need_networks("save")
         state = self.model_state()
         if full:
-            state["training"] = self.training_state() if self._waiting is None else self._waiting
+            waiting = self._waiting or {}
+            state["training"] = waiting if len(waiting) > 1 else self.training_state() | waiting
         save_state(with_zip(path), state, "model")
 
     def model_state(self) -> dict[str, Any]:
@@ -728,13 +758,17 @@ class Agent(ABC):
             model.normalizer = Normalize.like(_Frozen(model), stored, show=not model.normalizes_on_read)
             model.normalizer.training = False
         model._setup_model()
+        changed = {k for k, v in changes.items() if k in known and v != state["config"].get(k)}
+        own = model.decided_by(changed)
         try:
-            model.set_parameters(state["parameters"], exact_match=not state.get("partial"))
+            model.set_parameters(
+                {k: v for k, v in state["parameters"].items() if k not in own},
+                exact_match=not (own or state.get("partial")),
+            )
         except RuntimeError as error:
-            changed = sorted(changes.keys() & {*known, "policy_kwargs"}) or ["those of the file"]
             raise FileError(
-                f"{path} holds the weights of other networks than these hyperparameters make ({', '.join(changed)}): "
-                "construct a new model for them"
+                f"{path} holds the weights of other networks than these hyperparameters make "
+                f"({', '.join(sorted(changed)) or 'those of the file'}): construct a new model for them"
             ) from error
         for part in model.parts.values() if changes.keys() & known.keys() else ():
             part.lr.fill_(part.declared_lr)  # a rate that was asked for stands over the file's
@@ -751,7 +785,8 @@ class Agent(ABC):
             model.set_env(env, force_reset)
         if (training := state.get("training")) is not None:
             if env is not None or training.get("dataset") is not None:
-                model.load_training_state(training)
+                model.load_training_state(training | {"env": None})
+                model._go_on_in(training["env"])
             else:
                 model._waiting = training
         return model

@@ -125,6 +125,8 @@ def _check(owner: str, f: dataclasses.Field, hint: Any, value: Any) -> None:
             raise ValueError(f"{where}: {error}") from None
         for progress in (1.0, 0.5) if callable(value) else (1.0,):
             number = schedule(progress)
+            if isinstance(number, bool) or not isinstance(number, Real):
+                raise TypeError(f"{where} must give a number at progress {progress}, not {number!r}")
             if not _inside(number, interval.split("|")[0]):
                 raise ValueError(f"{where} is outside {interval}" + (f" (value {number})" if number != value else ""))
         return

@@ -119,18 +119,24 @@ class _Rollouts:
 
     def __init__(self, agent: Agent, callbacks: _Callbacks) -> None:
         self.agent, self.callbacks, self.unit = agent, callbacks, agent.log_every
-        self.started, self.first = time.perf_counter(), agent.num_timesteps
+        self.started, self.first, self.begins = time.perf_counter(), agent.num_timesteps, True
 
     @property
     def ticks(self) -> int:
         """How many of its ``unit`` there were: what ``log_interval`` counts."""
         return self.agent._log_ticks()
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a rollout goes on in the next iteration: ``learn`` does not end inside one."""
+        return self.agent.in_rollout
+
     def __call__(self) -> dict[str, torch.Tensor] | None:
         """Metrics; None where a callback stopped it."""
         agent, env = self.agent, self.agent.env
-        self.callbacks.rollout_start()
-        before = agent.num_timesteps
+        if self.begins or not agent.in_rollout:
+            self.callbacks.rollout_start()
+        self.begins, before = False, agent.num_timesteps
         try:
             batch, agent._last_obs = rollout(env, agent, agent._last_obs, agent.horizon, self.callbacks.on_step)
         except BaseException:
@@ -141,14 +147,15 @@ class _Rollouts:
         if self.callbacks.stopped:
             agent.abandon(batch)
             return None
-        self.callbacks.rollout_end()
+        if agent.completes_rollout(batch):
+            self.callbacks.rollout_end()
         return agent.update(batch)
 
 
 class _GradientSteps:
     """An iteration on recorded data: one gradient step."""
 
-    unit = "iterations"
+    unit, unfinished = "iterations", False
 
     def __init__(self, agent: Any, callbacks: _Callbacks) -> None:
         self.agent, self.callbacks = agent, callbacks
@@ -168,8 +175,8 @@ class _GradientSteps:
 def _iterate(agent: Agent, turn: Any, total: int, callbacks: _Callbacks, log_interval: int | None, bar: Any) -> None:
     agent._turn, ticks = turn, turn.ticks
     metrics: dict[str, torch.Tensor] = {}
-    while agent.num_timesteps < total:
-        agent._set_schedules(1.0 - agent.num_timesteps / total)
+    while agent.num_timesteps < total or turn.unfinished:
+        agent._set_schedules(max(1.0 - agent.num_timesteps / total, 0.0))
         before = agent.num_timesteps
         fresh = turn()
         if bar is not None:
@@ -293,7 +300,7 @@ class _Callbacks:
                 clipped_actions=_numpy(env_action), buffer_actions=_numpy(action), new_obs=tree_map(_numpy, step.obs),
                 rewards=rewards, dones=dones, infos=infos, n_steps=self._t, n_rollout_steps=agent.horizon,
             )
-            | agent.callback_locals()
+            | agent.callback_locals(self._t + 1)
         )  # fmt: skip
         self._t += 1
         self.stopped = not self.callback.on_step()

@@ -84,6 +84,11 @@ class Replay:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def moments(self) -> str | None:
+        """A word for the moments by which its observations are standardised; None where they are not."""
+        return getattr(self.encode, "moments", lambda: None)()
+
     # What stable-baselines3's replay is asked for.
 
     def size(self) -> int:

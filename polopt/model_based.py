@@ -291,8 +291,8 @@ class ModelBased(Agent):
         self.agent.num_timesteps = self.num_timesteps
         self.agent.abandon(batch)
 
-    def callback_locals(self) -> dict[str, Any]:
-        return self.agent.callback_locals()
+    def callback_locals(self, taken: int) -> dict[str, Any]:
+        return self.agent.callback_locals(taken)
 
     def learn(
         self, total_timesteps: int, callback: Any = None, log_interval: int | None = 4, tb_log_name: str | None = None,

@@ -43,7 +43,7 @@ from .distributions import Distribution
 from .files import load_state, save_state
 from .graph import static
 from .memory import Mix, Replay
-from .part import polyak_
+from .part import check_optimizer, polyak_
 from .policy import ActorCritic, Encoder, Head, scale, unscaler, widths
 from .schedule import Schedule
 from .spaces import check_action_space, check_observation_space, encoded_size
@@ -104,7 +104,7 @@ class OffPolicyConfig(AgentConfig):
         doc="learn_offline: observations as (s - mean) / (std + 0.001), moments of the dataset's, kept ever after",
     )
     reward_scale: float = hyper(1.0, "(0, inf)", "the critics learn of reward_scale r + reward_shift")
-    reward_shift: float = hyper(0.0, doc="see reward_scale; AntMaze: -1")
+    reward_shift: float = hyper(0.0, "(-inf, inf)", "see reward_scale; AntMaze: -1")
     optimize_memory_usage: bool = hyper(False, doc="stable-baselines3's; rows are packed here as they are")
     replay_buffer_class: Any = hyper(None, doc="stable-baselines3's; not used here")
     replay_buffer_kwargs: Any = hyper(None, doc="stable-baselines3's; not used here")
@@ -113,6 +113,8 @@ class OffPolicyConfig(AgentConfig):
         super().__post_init__()
         if self.replay_buffer_class is not None or self.replay_buffer_kwargs:
             raise NotImplementedError("replay_buffer_class is not used: transitions are kept in polopt.memory.Replay")
+        if callable(self.action_noise):
+            action_noise.check(self.action_noise)
         if self.gradient_steps == 0:
             raise ValueError(
                 "gradient_steps=0 would never learn; it is a positive number, or -1 for as many as steps were taken"
@@ -120,7 +122,7 @@ class OffPolicyConfig(AgentConfig):
         match self.train_freq:
             case int():
                 pass
-            case (int() as n, "step" | "episode") if n >= 1 and not isinstance(n, bool):
+            case (int() | np.integer() as n, "step" | "episode") if n >= 1 and not isinstance(n, bool):
                 pass
             case given:
                 raise ValueError(
@@ -144,7 +146,15 @@ class OffPolicyConfig(AgentConfig):
     @property
     def cadence(self) -> tuple[int, str]:
         """``train_freq`` as a number and its unit, "step" or "episode"."""
-        return (self.train_freq, "step") if isinstance(self.train_freq, int) else tuple(self.train_freq)
+        return (
+            (self.train_freq, "step")
+            if isinstance(self.train_freq, int)
+            else (int(self.train_freq[0]), self.train_freq[1])
+        )
+
+
+def _ended(batch: Batch) -> int:
+    return int((batch.terminated | batch.truncated).sum())
 
 
 class OffPolicy(Agent):
@@ -156,6 +166,8 @@ class OffPolicy(Agent):
     memory: Replay | Mix
     action_spaces: ClassVar[tuple[type[Space], ...]] = (spaces.Box,)
     default_arch: ClassVar[tuple[int, ...]] = (256, 256)
+    arch_names: ClassVar[tuple[str, ...]] = ("pi", "qf")
+    """The networks whose widths ``net_arch`` says."""
     scaled_actions = True
     remedy = "Lower learning_rate, or scale the rewards (reward_scale)"
     fixed = frozenset({"buffer_size", "n_steps", "gamma", "standardize", "reward_scale", "reward_shift"})
@@ -258,12 +270,20 @@ class OffPolicy(Agent):
             return 0
         return steps if self.config.gradient_steps < 0 else self.config.gradient_steps
 
+    @property
+    def in_rollout(self) -> bool:
+        return self.config.cadence[1] == "episode" and self._steps_since > 0
+
+    def completes_rollout(self, batch: Batch) -> bool:
+        every, unit = self.config.cadence
+        return unit == "step" or self._episodes_since + _ended(batch) >= every
+
     def _add(self, batch: Batch) -> None:
         self.memory.add(batch.map(lambda x: x.to(self.device)))
         self._end_noise(batch)
         self._steps_since += batch.transitions
         if self.config.cadence[1] == "episode":
-            self._episodes_since += int((batch.terminated | batch.truncated).sum())
+            self._episodes_since += _ended(batch)
 
     def train_steps(self, steps: int) -> dict[str, Tensor]:
         """Gradient steps from memory. Returns the last one's metrics, and of those before it what the last lacks.
@@ -297,14 +317,20 @@ class OffPolicy(Agent):
                 stacklevel=4,
             )
         kwargs = dict(self.policy_kwargs)
-        optimizer = {"optimizer": kwargs.pop("optimizer_class", torch.optim.Adam), **kwargs.pop("optimizer_kwargs", {})}
+        check_optimizer(kwargs)
+        optimizer = {
+            "optimizer": kwargs.pop("optimizer_class", torch.optim.Adam),
+            **(kwargs.pop("optimizer_kwargs", None) or {}),
+        }
         arch, activation = kwargs.pop("net_arch", self.default_arch), kwargs.pop("activation_fn", nn.ReLU)
         if unknown := set(kwargs) - self.more_policy_kwargs:
             known = {"net_arch", "activation_fn", "optimizer_class", "optimizer_kwargs", *self.more_policy_kwargs}
             raise TypeError(f"{type(self).__name__}: unknown policy_kwargs {sorted(unknown)}; known: {sorted(known)}")
-        arch = widths(arch, "pi", "qf")
+        if isinstance(arch, dict) and (missing := [name for name in self.arch_names if name not in arch]):
+            raise ValueError(f"policy_kwargs: net_arch={arch!r} must say the widths of {' and '.join(missing)} too")
+        arch = widths(arch, *self.arch_names)
         members = kwargs.get("n_critics", 1)
-        if isinstance(members, bool) or not isinstance(members, int) or members < 1:
+        if isinstance(members, bool) or not isinstance(members, (int, np.integer)) or members < 1:
             raise ValueError(f"n_critics={members!r} must be a whole number, at least 1")
         self.policy_options = kwargs
         self.make_nets(arch, activation, **optimizer)
@@ -467,10 +493,10 @@ class OffPolicy(Agent):
         """What was seen is remembered, and counted where ``gradient_steps`` follow the number of steps."""
         self._add(batch)
 
-    def callback_locals(self) -> dict[str, Any]:
+    def callback_locals(self, taken: int) -> dict[str, Any]:
         return {
             "replay_buffer": self.memory, "train_freq": self.config.train_freq, "action_noise": self.config.action_noise,
-            "learning_starts": self.config.learning_starts, "num_collected_steps": self._steps_since,
+            "learning_starts": self.config.learning_starts, "num_collected_steps": taken,
             "num_collected_episodes": self._episodes_since,
         }  # fmt: skip
 
@@ -513,6 +539,8 @@ class OffPolicy(Agent):
         from .loop import learn_offline
 
         whole_number("gradient_steps", gradient_steps)
+        if log_interval is not None:
+            whole_number("log_interval", log_interval, 1)
         moving = getattr(self, "normalizer", None) is not None
         if self.config.normalize_obs or self.config.normalize_reward or moving:
             raise ValueError(
@@ -520,6 +548,7 @@ class OffPolicy(Agent):
             )
         if spaces.Box not in self.action_spaces:
             raise ValueError(f"{type(self).__name__} acts by numbered actions; datasets here hold those of a Box")
+        self._settle()
         dataset = load_dataset(dataset)
         if not hasattr(self, "nets"):
             self._take_spaces(dataset)
@@ -571,7 +600,12 @@ class OffPolicy(Agent):
 
     def _take_dataset(self, dataset: Dataset) -> None:
         """Fill a new memory with the dataset's transitions. What the model remembered before is forgotten."""
-        if self.config.standardize and self._n_updates == 0:
+        unset = self.config.standardize and not self.policy.encoder.has_moments
+        if unset and self._n_updates:
+            raise ValueError(
+                "standardize=True: this model has learned from observations as they are; construct a new one for the dataset"
+            )
+        if unset:
             mean, std = (torch.from_numpy(f(dataset.obs, 0, np.float64)) for f in (np.mean, np.std))
             for encoder in (m for net in self.nets.values() for m in net.modules() if isinstance(m, Encoder)):
                 encoder.mean.copy_(mean)
@@ -588,6 +622,8 @@ class OffPolicy(Agent):
     @property
     def replay_buffer(self) -> Any:
         """The memory, under stable-baselines3's name."""
+        self._need_networks("replay_buffer")
+        self._settle()
         return self.memory
 
     def training_state(self) -> dict[str, Any]:
@@ -595,6 +631,7 @@ class OffPolicy(Agent):
         return super().training_state() | {
             "dataset": self._awaited if self.dataset is None else self.dataset.hash,
             "memory": None if self.dataset is not None else self.memory.state_dict(),
+            "of": self._stored(),
             "capacity": self.memory.capacity,
             "buffer_size": self.config.buffer_size,
             "since": [self._steps_since, self._episodes_since],
@@ -606,12 +643,8 @@ class OffPolicy(Agent):
         if self._awaited is None:
             asked = self.config.buffer_size != state.get("buffer_size", self.config.buffer_size)
             if not asked and state["capacity"] != self.memory.capacity:  # that of a dataset, and room for more
-                ring = self.make_memory(state["capacity"])
-                if isinstance(self.memory, Mix):
-                    self.memory.first = ring
-                else:
-                    self.memory = ring
-            self.memory.load_state_dict(state["memory"])
+                self._set_ring(self.make_memory(state["capacity"]))
+            self._take_rows(state["memory"], state.get("of", {}))
         self._steps_since, self._episodes_since = state["since"]
         if state["action_noise"] and callable(given := self.config.action_noise):
             self._process, self._process_of = action_noise.vectorized(given, len(state["action_noise"])), given
@@ -619,14 +652,36 @@ class OffPolicy(Agent):
                 vars(noise).update({k: v for k, v in arrays.items() if k in vars(noise)})
         super().load_training_state(state)
 
+    def _set_ring(self, ring: Replay) -> None:
+        """Remember in this ring; what a mix has beside its own stays."""
+        if isinstance(self.memory, Mix):
+            self.memory.first = ring
+        else:
+            self.memory = ring
+
+    def _take_rows(self, rows: dict[str, Any], of: dict[str, Any]) -> None:
+        """The rows of a checkpoint, if they are what this model would remember."""
+        mine = self._stored()
+        if other := [f"{name}={value}, not {mine[name]}" for name, value in of.items() if value != mine[name]]:
+            warnings.warn(f"the file's transitions are of {'; '.join(other)}: the memory begins empty", stacklevel=6)
+            return
+        if (n := len(rows["table"])) > self.memory.capacity:
+            raise ValueError(f"buffer_size={self.config.buffer_size} is less than the {n} transitions of the file")
+        self.memory.load_state_dict(rows)
+
     def save_replay_buffer(self, path: Any) -> None:
         """Write the memory: a zip of safetensors and JSON, whole or not at all."""
+        self._need_networks("save_replay_buffer")
+        self._settle()
         save_state(path, {"memory": self.memory.state_dict(), "of": self._stored()}, "memory")
 
     def _stored(self) -> dict[str, Any]:
         """What rows in memory depend on."""
         c = self.config
-        return {"gamma": c.gamma, "n_steps": c.n_steps, "reward_scale": c.reward_scale, "reward_shift": c.reward_shift}
+        return {
+            "gamma": c.gamma, "n_steps": c.n_steps, "reward_scale": c.reward_scale, "reward_shift": c.reward_shift,
+            "moments": self.policy.encoder.moments(),
+        }  # fmt: skip
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """Read what :meth:`save_replay_buffer` wrote.
@@ -637,12 +692,21 @@ class OffPolicy(Agent):
 
         Raises:
             FileError: the file is damaged or of another kind.
-            ValueError: its rows are of other spaces, or of another ``gamma, n_steps, reward_scale, reward_shift``, or more
-                than fit.
+            ValueError: its rows are of other spaces, or of another ``gamma, n_steps, reward_scale, reward_shift``, or of
+                observations standardised otherwise, or more than fit.
         """
+        self._need_networks("load_replay_buffer")
+        self._settle()
         read = load_state(path, "memory")
         state, mine = read["memory"], self._stored()
         for name, value in read.get("of", {}).items():
             if value != mine[name]:
                 raise ValueError(f"{path} holds rows of {name}={value}, this model has {name}={mine[name]}")
-        self.memory.load_state_dict(state | {"pending": []} if truncate_last_traj else state)
+        state = state | {"pending": []} if truncate_last_traj else state
+        if self.dataset is None:
+            self.memory.load_state_dict(state)
+            return
+        ring = self.make_memory(self.config.buffer_size)  # the dataset's has room for its own rows only
+        ring.load_state_dict(state)
+        self._set_ring(ring)
+        self.dataset = None

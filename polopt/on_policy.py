@@ -41,6 +41,7 @@ from .distributions import Distribution, distribution_for
 from .errors import NonFiniteError
 from .graph import static
 from .metrics import explained_variance
+from .part import check_optimizer
 from .policy import ActorCritic, Policy
 from .schedule import Schedule
 from .sde import SDEHead, held, take_options
@@ -370,9 +371,11 @@ class OnPolicy(Agent):
 
     def _build(self) -> None:
         kwargs = dict(self.policy_kwargs)
+        check_optimizer(kwargs)
         optimizer_class = kwargs.pop("optimizer_class", self.optimizer_class)
-        optimizer_kwargs = kwargs.pop(
-            "optimizer_kwargs", self.optimizer_kwargs if optimizer_class is self.optimizer_class else {}
+        given = kwargs.pop("optimizer_kwargs", None)
+        optimizer_kwargs = (
+            (self.optimizer_kwargs if optimizer_class is self.optimizer_class else {}) if given is None else given
         )
         said = take_options(kwargs, self.sde_options, self.config.use_sde)
         _check_policy_kwargs(type(self).__name__, kwargs, self.policy_type.options)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Part", "polyak_", "retreat_"]
+__all__ = ["Part", "check_optimizer", "polyak_", "retreat_"]
 
 
 class Part:
@@ -198,6 +198,22 @@ class Part:
 
 def _named(tensors: list[Tensor]) -> dict[str, Tensor]:
     return {str(i): t for i, t in enumerate(tensors)}
+
+
+def check_optimizer(policy_kwargs: dict[str, Any]) -> None:
+    """Raise where ``policy_kwargs`` name an optimizer that is none, or its learning rate.
+
+    Raises:
+        TypeError: ``optimizer_class`` is no class of ``torch.optim``, or ``optimizer_kwargs`` no dict.
+        ValueError: they say ``lr``.
+    """
+    kind, kwargs = policy_kwargs.get("optimizer_class", torch.optim.Adam), policy_kwargs.get("optimizer_kwargs")
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        raise TypeError(f"optimizer_class={kind!r} must be a class of torch.optim, such as torch.optim.AdamW")
+    if not isinstance(kwargs, (dict, type(None))):
+        raise TypeError(f"optimizer_kwargs={kwargs!r} must be a dict, such as dict(weight_decay=1e-2)")
+    if kwargs and "lr" in kwargs:
+        raise ValueError(f"optimizer_kwargs: lr={kwargs['lr']!r} is the hyperparameter learning_rate; give it there")
 
 
 def polyak_(target: Iterable[Tensor], source: Iterable[Tensor], tau: float | Tensor) -> None:

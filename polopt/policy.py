@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -46,6 +47,17 @@ class Encoder(nn.Module):
             return self.extractor(_preprocess(self.space, obs))
         x = encode(self.space, obs, self.like.dtype)
         return (x - self.mean) / self.scale if self.standardized else x
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether it standardises, by moments that have been written."""
+        return self.standardized and bool(self.mean.any() or (self.scale != 1).any())
+
+    def moments(self) -> str | None:
+        """A word that tells the moments of two encoders apart; None where it has none."""
+        if not self.has_moments:
+            return None
+        return hashlib.sha256(torch.cat([self.mean, self.scale]).cpu().numpy().tobytes()).hexdigest()[:12]
 
     @property
     def plain(self) -> bool:
@@ -468,7 +480,8 @@ def to_tensor(space: Space, observation: Any, device: torch.device | str) -> tup
     """
     if isinstance(space, spaces.Dict):
         if not isinstance(observation, dict) or set(space.spaces) - set(observation):
-            raise ValueError(f"expected a dict with the keys {list(space.spaces)}, not {type(observation).__name__}")
+            found = list(observation) if isinstance(observation, dict) else type(observation).__name__
+            raise ValueError(f"expected a dict with the keys {list(space.spaces)}, not {found}")
         parts = {k: to_tensor(s, observation[k], device) for k, s in space.spaces.items()}
         kinds = {k: f"{len(x)} rows" if batched else "one" for k, (x, batched) in parts.items()}
         if len(set(kinds.values())) > 1:
@@ -527,7 +540,7 @@ def from_tensor(space: Space, action: Tensor, batched: bool) -> np.ndarray:
         a = np.clip(a.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype, copy=False)
     elif isinstance(space, spaces.MultiBinary):
         a = a.reshape(-1, *space.shape)
-    return a if batched else a[0]
+    return a if batched else np.asarray(a[0])  # an array of no axes of a numbered action, as stable-baselines3
 
 
 def _preprocess(space: Space, obs: Any) -> Any:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Self
 
 import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from .batch import Batch
 from .config import hyper
@@ -55,8 +54,16 @@ class PriorData(OffPolicy):
         """
         from .dataset_files import load_dataset
 
+        self._need_networks("add_prior")
+        self._settle()
         if isinstance(self.memory, Mix):
             raise ValueError("this model has its prior data; give all of it at once")
+        if isinstance(data, Mix):
+            raise TypeError("the memory of a model with prior data is two: give memory.first or memory.second")
+        if not isinstance(data, (Replay, Batch, Dataset, str, os.PathLike)):
+            raise TypeError(
+                f"prior data must be a Dataset, an id or a path of one, a Batch of rows, or another model's memory, not {type(data).__name__}"
+            )
         if isinstance(data, Replay):
             prior = self._checked(data)
         elif isinstance(data, Batch):
@@ -77,23 +84,34 @@ class PriorData(OffPolicy):
                 raise ValueError(
                     f"prior data of {name} {getattr(prior, name)} does not fit this model's {getattr(mine, name)}"
                 )
+        if prior.moments != mine.moments:
+            raise ValueError("prior data holds observations that were standardised otherwise than this model's")
         return prior
 
     def _checked_rows(self, data: Batch) -> Batch:
         needed = ("obs", "action", "reward", "next_obs", "terminated")
         if missing := [name for name in needed if name not in data]:
             raise ValueError(f"prior data has no {', '.join(missing)}; it needs {', '.join(needed)}")
-        n, box = len(data), self.action_space
+        data = data.only(*needed, *(k for k in ("truncated",) if k in data)).map(torch.as_tensor)
+        n, box, seen = len(data.action), self.action_space, self.observation_space
         if not n:
             raise ValueError("the prior data is empty")
-        shapes = {"obs": self.observation_space, "next_obs": self.observation_space, "action": box}
-        for name, space in shapes.items():
-            if isinstance(space, spaces.Box) and tuple(data[name].shape) != (n, *space.shape):
+        inner = seen.spaces if isinstance(seen, spaces.Dict) else {}
+        wanted: list[tuple[str, Any, tuple[int, ...] | None]] = [("action", data.action, box.shape)]
+        for name in ("obs", "next_obs"):
+            if not inner:
+                wanted.append((name, data[name], seen.shape))
+            elif not isinstance(data[name], dict) or set(data[name]) != set(inner):
+                raise ValueError(f"prior data: {name} must be a dict with the keys {list(inner)}")
+            else:
+                wanted += [(f"{name}[{k!r}]", data[name][k], space.shape) for k, space in inner.items()]
+        wanted += [(name, data[name], ()) for name in ("reward", "terminated", "truncated") if name in data]
+        for name, x, shape in wanted:
+            if shape is not None and tuple(x.shape) != (n, *shape):
                 raise ValueError(
-                    f"prior data: {name} of shape {tuple(data[name].shape)} does not fit {space}: expected {(n, *space.shape)}"
+                    f"prior data: {name} of shape {tuple(x.shape)} does not fit: expected {(n, *shape)}, as there are {n} actions"
                 )
-        for name in needed[:-1]:
-            if isinstance(data[name], Tensor) and not bool(torch.isfinite(data[name].sum())):
+            if x.is_floating_point() and not bool(torch.isfinite(x.sum())):
                 raise ValueError(f"prior data: {name} is not finite")
         low, high = (torch.as_tensor(x, dtype=torch.float32) for x in (box.low, box.high))
         action, slack = data.action.cpu().float(), 1e-3 * (high - low)

@@ -92,6 +92,7 @@ class QLearning(OffPolicy):
     Config: ClassVar[type[QLearningConfig]]
     action_spaces = (spaces.Discrete,)
     default_arch = (64, 64)
+    arch_names = ("qf",)
     more_policy_kwargs = frozenset()
     fixed = frozenset({"max_grad_norm"})
 
@@ -131,11 +132,24 @@ class QLearning(OffPolicy):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
-        steps = batch.transitions
-        every = self.config.target_update_interval
-        for _ in range(self.num_timesteps // every - (self.num_timesteps - steps) // every):
-            self.lag()
         return super().update(batch)
+
+    _seen_steps = 0
+    """Environment steps taken, over all calls of ``learn``."""
+
+    def _add(self, batch: Batch) -> None:
+        super()._add(batch)
+        before, self._seen_steps = self._seen_steps, self._seen_steps + batch.transitions
+        every = self.config.target_update_interval
+        for _ in range(self._seen_steps // every - before // every):
+            self.lag()
+
+    def training_state(self) -> dict[str, Any]:
+        return super().training_state() | {"seen_steps": self._seen_steps}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        self._seen_steps = state.get("seen_steps", self.num_timesteps)
+        super().load_training_state(state)
 
 
 def taken(values: Tensor, action: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ def _td3(weights: Weights) -> Nets:
 
 def _dqn(weights: Weights) -> Nets:
     (policy, qf), (target, _) = _whole(weights, "q_net.q_net"), _whole(weights, "q_net_target.q_net")
-    return {"policy": policy, "target_policy": target}, {"pi": qf, "qf": qf}
+    return {"policy": policy, "target_policy": target}, {"qf": qf}
 
 
 _NETS: dict[str, Callable[[Weights], Nets]] = {
@@ -225,6 +225,9 @@ def _config(cls: Any, path: Any, data: dict[str, Any], changes: dict[str, Any]) 
         if f.name == "max_grad_norm" and value == 0:
             continue  # how the package's TRPO says that there is none
         config[f.name] = value
+    kwargs = data.get("policy_kwargs") or {}
+    if "optimizer_class" in kwargs and cls.__name__ != "A2C":  # which says use_rms_prop so
+        unread.append("optimizer_class, optimizer_kwargs")
     if unread:
         warnings.warn(
             f"{path}: {', '.join(unread)} cannot be read without running code of the file and keep their defaults; "

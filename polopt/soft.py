@@ -11,6 +11,8 @@ A method here says how many critics there are (``critic_options``), what they ar
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -38,8 +40,8 @@ def starting_temperature(ent_coef: float | str) -> tuple[float, bool]:
     text = str(ent_coef)
     learned = text.startswith("auto")
     value = 1.0 if text == "auto" else _number(ent_coef, "ent_coef", '"auto" or "auto_NUMBER"', "auto_")
-    if value < 0 or (learned and value == 0):
-        raise ValueError(f"ent_coef={ent_coef!r} must be at least 0, and above it where it is learned")
+    if not 0 <= value < math.inf or (learned and value == 0):
+        raise ValueError(f"ent_coef={ent_coef!r} must be finite and at least 0, and above it where it is learned")
     return value, learned
 
 
@@ -67,8 +69,9 @@ class SoftConfig(OffPolicyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         starting_temperature(self.ent_coef)
-        if self.target_entropy != "auto":
-            _number(self.target_entropy, "target_entropy", '"auto"')
+        given = self.target_entropy
+        if given != "auto" and not math.isfinite(_number(given, "target_entropy", '"auto"')):
+            raise ValueError(f"target_entropy={given!r} must be finite")
 
 
 class Soft(OffPolicy):
@@ -114,8 +117,11 @@ class Soft(OffPolicy):
         self.temperature = nn.ParameterDict({"log_alpha": torch.tensor(start).log()})
         self.nets["temperature"] = self.temperature.to(self.device)
         if self.learned:
-            self.part("alpha", self.temperature.parameters(), **optimizer)
+            self.part("alpha", self.temperature.parameters())  # Adam, whatever steps the networks
         self.entropy = float(self.auto_entropy * dim if c.target_entropy == "auto" else c.target_entropy)
+
+    def decided_by(self, changed: Collection[str]) -> set[str]:
+        return super().decided_by(changed) | ({"temperature", "alpha.optimizer"} if "ent_coef" in changed else set())
 
     def alpha(self) -> Tensor:
         """α of now, 0-d, without gradient."""

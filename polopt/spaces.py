@@ -119,7 +119,7 @@ def from_json(data: dict[str, Any]) -> Space:
     if kind == "Box":
         shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"]).type
         low, high = (
-            np.broadcast_to(np.array([float(v) for v in data[k]]).reshape(shape if len(data[k]) > 1 else 1), shape)
+            np.broadcast_to(np.array([float(v) for v in data[k]]).reshape(shape if len(data[k]) > 1 else ()), shape)
             for k in ("low", "high")
         )
         return spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype)

@@ -227,3 +227,26 @@ def test_learns_the_cartpole(name):
     )  # fmt: skip
     model.learn(20_000)
     assert polopt.evaluate_policy(model, "CartPole-v1", n_eval_episodes=10)[0] > 150
+
+
+def test_the_copy_is_renewed_whatever_learn_counts():
+    """In calls shorter than the interval, each of which begins to count anew; and in calls that a callback stops."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return self.n_calls % 30 > 0
+
+    for calls, kwargs in ((7, {}), (4, dict(callback=Stop(), reset_num_timesteps=False))):
+        model = make(target_update_interval=100, learning_starts=0, learning_rate=1e-2, train_freq=4)
+        first = vector(model, "target_policy")
+        for _ in range(calls):
+            model.learn(30, **kwargs)
+            assert torch.equal(vector(model, "target_policy"), first) == (model._seen_steps < 100)
+        assert model._seen_steps >= 100
+
+
+def test_widths_are_those_of_the_one_network():
+    assert make(policy_kwargs=dict(net_arch=dict(qf=[8]))).policy.trunk.out_features == 8
+    with pytest.raises(ValueError, match=r"net_arch=\{'pi': \[8\]\} must say the widths of qf"):
+        make(policy_kwargs=dict(net_arch=dict(pi=[8])))

@@ -114,8 +114,6 @@ def test_updates_equal_stable_baselines3(ent_coef, more, optimizer, lr, steps, m
     monkeypatch.setattr(distributions, "_log_det_tanh", sb3_log_det)
     more = more | {"policy_kwargs": more.get("policy_kwargs", NET) | dict(optimizer_class=optimizer)}
     model = make(ent_coef=ent_coef, learning_rate=lr, **more)
-    if model.learned:
-        model.part("alpha", model.temperature.parameters(), optimizer=torch.optim.Adam)
     with torch.no_grad():
         for x in model.nets["target_critic"].parameters():
             x.add_(0.05)
@@ -203,7 +201,7 @@ def test_fixed_temperature_and_targets():
     ("kwargs", "words"),
     [
         (dict(ent_coef="automatic"), "ent_coef='automatic' must be a number or"),
-        (dict(ent_coef=-0.1), "ent_coef=-0.1 must be at least 0"),
+        (dict(ent_coef=-0.1), "ent_coef=-0.1 must be finite and at least 0"),
         (dict(ent_coef="auto_0"), "above it where it is learned"),
         (dict(target_entropy="high"), "target_entropy='high' must be a number or"),
         (dict(gradient_steps=0), "gradient_steps=0"),
@@ -231,6 +229,28 @@ def test_a_discrete_space():
 def test_what_is_not_built_says_so():
     with pytest.raises(NotImplementedError, match="replay_buffer_class is not used"):
         make(replay_buffer_class=Replay)
+
+
+def test_the_temperature_has_an_optimizer_of_its_own():
+    """Decay would pull log α to 0, whatever the entropy is."""
+    decay = NET | dict(optimizer_class=torch.optim.AdamW, optimizer_kwargs=dict(weight_decay=10.0))
+    ends = []
+    for kwargs in (NET, decay):
+        model = make(ent_coef="auto_0.01", learning_rate=1e-2, learning_starts=0, policy_kwargs=kwargs)
+        part = model.parts["alpha"]
+        for _ in range(50):
+            part.descend(-model.temperature["log_alpha"] * 1.0)
+        ends.append(float(model.temperature["log_alpha"]))
+    assert ends[0] == ends[1] == pytest.approx(math.log(0.01) + 0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [dict(ent_coef=math.nan), dict(ent_coef="auto_nan"), dict(ent_coef=math.inf), dict(target_entropy=math.nan), dict(reward_shift=math.nan)],
+)  # fmt: skip
+def test_hyperparameters_are_finite(kwargs):
+    with pytest.raises(ValueError, match=next(iter(kwargs))):
+        make(**kwargs)
 
 
 def test_slow_targets():

@@ -126,14 +126,70 @@ def test_action_noise_is_seeded_by_the_model_and_leaves_numpys_generator_alone()
         (dict(num_envs=5), 10),
         (dict(num_envs=5, gradient_steps=-1), 50),
         (dict(train_freq=(1, "episode")), 5),
-        (dict(train_freq=(2, "episode"), gradient_steps=-1), 40),
+        (dict(train_freq=(2, "episode"), gradient_steps=-1), 60),
     ],
 )
 def test_number_of_gradient_steps(kwargs, updates):
     model = make(learning_starts=0, env_kwargs=dict(max_episode_steps=10), **kwargs)
     model.learn(50)
-    assert model.num_timesteps == 50 and model._n_updates == updates
+    assert model.num_timesteps == (60 if updates == 60 else 50)  # rollouts of 20 steps
+    assert model._n_updates == updates
     assert [int(p.count) for p in model.parts.values()] == [updates] * 3
+
+
+def test_learn_ends_with_the_episode_where_episodes_are_rollouts():
+    """Also calls shorter than one, as stable-baselines3; and callbacks hear of rollouts, not of steps."""
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Count(BaseCallback):
+        def _on_training_start(self):
+            self.seen, self.collected = [], []
+
+        def _on_rollout_start(self):
+            self.seen.append("start")
+
+        def _on_rollout_end(self):
+            self.seen.append("end")
+
+        def _on_step(self):
+            self.collected.append(self.locals["num_collected_steps"])
+            return True
+
+    kwargs = dict(train_freq=(1, "episode"), gradient_steps=-1)
+    mine = make(**kwargs)
+    peer = SAC("MlpPolicy", "Pendulum-v1", seed=0, learning_starts=10, batch_size=16, policy_kwargs=dict(NET), **kwargs)
+    for steps, taken, rollouts in ((50, 200, 1), (210, 400, 2)):
+        for model in (mine, peer):
+            count = Count()
+            model.learn(steps, callback=count)
+            assert model.num_timesteps == taken and count.seen == ["start", "end"] * rollouts
+            assert count.collected == [*range(1, 201)] * rollouts
+    assert mine._n_updates == peer._n_updates == 600
+
+
+def test_both_networks_widths_are_asked_for():
+    with pytest.raises(ValueError, match="must say the widths of qf too"):
+        make(policy_kwargs=dict(net_arch=dict(pi=[8])))
+
+
+def test_boxes_without_axes(tmp_path):
+    class Scalar(gym.Env):
+        observation_space = action_space = spaces.Box(-1, 1, ())
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.float32(0.1), {}
+
+        def step(self, action):
+            return np.float32(0.2), 1.0, False, False, {}
+
+    model = make(env=Scalar())
+    model.learn(20)
+    model.save(tmp_path / "m")
+    again = polopt.SAC.load(tmp_path / "m")
+    assert again.action_space == model.action_space
+    np.testing.assert_array_equal(*(m.predict(np.float32(0.3), deterministic=True)[0] for m in (model, again)))
 
 
 def test_episodes_are_counted_in_one_world():

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import (
     SubprocVecEnv,
     VecCheckNan,
     VecEnv,
+    VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
@@ -288,3 +289,28 @@ def test_sb3_sac_and_evaluation_callback(tmp_path):
     )
     model.learn(120, callback=callback)
     assert callback.last_mean_reward < 0
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_vec_env_that_does_not_tell_the_last_observation(cut):
+    """After a true end nothing asks for it; after a time limit the value of what follows does."""
+
+    class Silent(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            obs, reward, done, infos = self.venv.step_wait()
+            for info in infos:
+                info.pop("terminal_observation", None)
+                info["TimeLimit.truncated"] = cut
+            return obs, reward, done, infos
+
+    env = as_env(Silent(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")])))
+    env.reset_host(0)
+    act = lambda: [env.step_host(np.ones(1, np.int64)).terminated[0] for _ in range(20)]
+    if cut:
+        with pytest.raises(EnvError, match="world 0 was cut off, and its info has no 'terminal_observation'"):
+            act()
+    else:
+        assert any(act())
