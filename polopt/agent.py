@@ -13,7 +13,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -107,12 +107,17 @@ class Agent(ABC):
     fixed: ClassVar[frozenset[str]] = frozenset({"num_envs", "normalize_obs", "normalize_reward", "stats_window_size"})
     """Hyperparameters that are built into the model: they cannot be set afterwards. A subclass adds its own."""
 
+    starts: ClassVar[frozenset[tuple[str, str]]] = frozenset()
+    """Hyperparameters that say where a network or a part begins, and which: a model that is loaded with another value begins
+    there, and does not take the file's. A subclass adds its own."""
+
     policy: Any
     parts: dict[str, Part]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.fixed = frozenset().union(*(vars(base).get("fixed", ()) for base in cls.__mro__))
+        cls.starts = frozenset().union(*(vars(base).get("starts", ()) for base in cls.__mro__))
         if "Config" not in cls.__dict__:
             return
         P = inspect.Parameter
@@ -153,6 +158,7 @@ class Agent(ABC):
         self._n_updates = 0
         self._iterations = self._episodes = 0
         self._last_obs: Obs | None = None
+        self._made_worlds = True  # here, of an id or a function
         self._seeded = False  # whether the environment's first reset has been given the seed
         self._waiting: dict[str, Any] | None = None  # what a file says of training, until there is an environment
         self.ep_info_buffer: deque[dict[str, Any]] = deque(maxlen=self.config.stats_window_size)
@@ -199,7 +205,9 @@ class Agent(ABC):
         own = {"num_envs": c.num_envs, "device": self._device or "cpu"} if made_here else {}
         if isinstance(env, str):
             own |= self.env_kwargs
-        env, show = as_env(env, seed=self.seed, **own), not self.normalizes_on_read
+        # Worlds that the user made keep the user's seed where there is no other, and are not seeded again when they change.
+        keep = not made_here and (self._given_seed is None or self._seeded)
+        env, show = as_env(env, seed=None if keep else self.seed, **own), not self.normalizes_on_read
         if isinstance(env, Normalize):
             pass
         elif c.normalize_obs or c.normalize_reward:
@@ -208,6 +216,7 @@ class Agent(ABC):
         elif self._normalize_state is not None:  # it had learned in a Normalize that was given to it
             env = Normalize.like(env, self._normalize_state, show=show)
         self._adopt(env)
+        self._made_worlds = made_here
         self._sb3_env = given if _is_sb3(given) else None
 
     def _adopt(self, env: Env) -> None:
@@ -444,6 +453,7 @@ class Agent(ABC):
         """Take :meth:`get_parameters`, or a model file's, back.
 
         Args:
+            load_path_or_dict: of a file, a normalising model takes the moments too.
             exact_match: every network and optimizer must be there.
 
         Raises:
@@ -452,7 +462,10 @@ class Agent(ABC):
         self._need_networks("set_parameters")
         given = load_path_or_dict
         if not isinstance(given, dict):
-            given = load_state(with_zip(given), "model")["parameters"]
+            stored = load_state(with_zip(given), "model")
+            given = stored["parameters"]
+            if self.normalizer is not None and stored["normalize"] is not None:
+                self.normalizer.load_statistics(stored["normalize"])
         known = {*self.nets, *(f"{n}.optimizer" for n in self.parts)}
         if unknown := set(given) - known:
             raise ValueError(f"unknown parameters {sorted(unknown)}; this model has {sorted(known)}")
@@ -509,7 +522,7 @@ class Agent(ABC):
         if self._normalize_state is not None and self.normalizer is not None:
             self.normalizer.load_statistics(self._normalize_state)
         if force_reset:
-            self._last_obs, self._seeded = None, False
+            self._last_obs = None
         if self._waiting is not None:
             self._settle()
             worlds, self._waiting = self._waiting["env"], None
@@ -532,10 +545,6 @@ class Agent(ABC):
             warnings.warn(
                 "the file's worlds are of another kind than env: they begin anew, all else goes on", stacklevel=4
             )
-
-    def decided_by(self, changed: Collection[str]) -> set[str]:
-        """Which of :meth:`get_parameters` a loaded model does not take from the file, where these hyperparameters change."""
-        return set()
 
     def _check_fit(self, before: dict[str, Any]) -> None:
         """Raise where the environment just taken is not one for the networks that there are."""
@@ -641,7 +650,7 @@ class Agent(ABC):
             "action_space": to_json(self.action_space),
             "env_id": self.env_id,
             "env_kwargs": kwargs_codec.encode(self.env_kwargs),
-            "seed": self.seed,
+            "seed": self._given_seed,
             "n_envs": getattr(self, "n_envs", self.config.num_envs),
             "num_timesteps": self.num_timesteps,
             "total_timesteps": self._total_timesteps,
@@ -667,7 +676,8 @@ class Agent(ABC):
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Take :meth:`training_state` back: the next ``learn(..., reset_num_timesteps=False)`` goes on where it was taken."""
         try:
-            self.generator.set_state(state["generator"])
+            if "generator" in state:
+                self.generator.set_state(state["generator"])
             if "dice" in state:
                 self._dice.set_state(state["dice"])
         except RuntimeError:  # a generator's state is of its kind of device
@@ -675,7 +685,8 @@ class Agent(ABC):
                 f"the file was written on another kind of device than {self.device}: random numbers begin anew",
                 stacklevel=2,
             )
-        torch.set_rng_state(state["torch_rng"])
+        if "torch_rng" in state:
+            torch.set_rng_state(state["torch_rng"])
         self.ep_info_buffer.extend(state["episodes"])
         self.ep_success_buffer.extend(state["successes"])
         self._iterations, self._episodes = state["iterations"], state["episodes_finished"]
@@ -759,7 +770,7 @@ class Agent(ABC):
             model.normalizer.training = False
         model._setup_model()
         changed = {k for k, v in changes.items() if k in known and v != state["config"].get(k)}
-        own = model.decided_by(changed)
+        own = {name for k, start in cls.starts if k in changed for name in (start, f"{start}.optimizer")}
         try:
             model.set_parameters(
                 {k: v for k, v in state["parameters"].items() if k not in own},
@@ -784,6 +795,8 @@ class Agent(ABC):
                 model.n_envs = None  # a loaded model may go on with another number of worlds
             model.set_env(env, force_reset)
         if (training := state.get("training")) is not None:
+            if "seed" in changes:  # it stands over where the file's generators were
+                training = {k: v for k, v in training.items() if k not in ("generator", "dice", "torch_rng")}
             if env is not None or training.get("dataset") is not None:
                 model.load_training_state(training | {"env": None})
                 model._go_on_in(training["env"])

@@ -235,15 +235,18 @@ class Collector(Wrapper):
         self._columns: dict[str, np.ndarray] = {}
         self._steps = 0
 
-    def _begin(self, obs: Obs) -> Obs:
+    def _keep(self, obs: Obs) -> Obs:
         self._obs = np.array(_host(obs))  # what an Env hands out may be overwritten by its next step
         return obs
+
+    def _begin(self, obs: Obs) -> Obs:
+        return self._again(obs, np.ones(self.num_envs, bool))
 
     def _again(self, obs: Obs, mask: Any) -> Obs:
         if self._steps:  # whoever began them anew ended the episodes that were under way
             column, ended = self._columns["truncated"], self._columns["terminated"][self._steps - 1]
             column[self._steps - 1] |= _host(mask) & ~ended
-        return self._begin(obs)
+        return self._keep(obs)
 
     def step(self, action: torch.Tensor) -> Step:
         self._action = _host(action)
@@ -267,7 +270,7 @@ class Collector(Wrapper):
                 column = self._columns[name] = np.concatenate([column, np.empty_like(column)])
             column[self._steps] = value
         self._steps += 1
-        self._begin(step.obs)
+        self._keep(step.obs)
         return step
 
     def __len__(self) -> int:
@@ -282,10 +285,14 @@ class Collector(Wrapper):
 
         Raises:
             DatasetError: nothing was.
+            ValueError: so many steps were not.
         """
         if not self._steps:
             raise DatasetError(f"{name}: nothing was recorded")
-        rows = {k: v[: self._steps if steps is None else steps] for k, v in self._columns.items()}
+        steps = self._steps if steps is None else steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self._steps:
+            raise ValueError(f"steps={steps!r} must be a whole number from 1 to the {self._steps} that were recorded")
+        rows = {k: v[:steps] for k, v in self._columns.items()}
         rows["truncated"] = rows["truncated"].copy()
         rows["truncated"][-1] |= ~rows["terminated"][-1]
         rows = {k: np.swapaxes(v, 0, 1).reshape(-1, *v.shape[2:]) for k, v in rows.items()}

@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 from gymnasium import Space, spaces
 
+from .config import whole_number
 from .dataset import Dataset, DatasetError
 from .files import atomic
 
@@ -51,7 +52,8 @@ def root() -> Path:
 
 def list_datasets() -> list[str]:
     """Ids of the datasets under :func:`root`."""
-    return sorted(f.parent.parent.relative_to(root()).as_posix() for f in root().glob("**/data/main_data.hdf5"))
+    found = (f.parent.parent.relative_to(root()) for f in root().glob("**/data/main_data.hdf5"))
+    return sorted(f.as_posix() for f in found if not any(part.startswith(".") for part in f.parts))  # one half written
 
 
 def load_dataset(source: str | os.PathLike[str] | Dataset) -> Dataset:
@@ -150,11 +152,18 @@ def write_minari(dataset: Dataset, dataset_id: str, folder: str | os.PathLike[st
     Raises:
         ValueError: the id is malformed.
         FileExistsError: there is one already.
-        DatasetError: it lacks what Minari needs: spaces, and the true successors.
+        DatasetError: it lacks what Minari needs: spaces, and the true successors; or rows inside an episode do not follow
+            each other, which its layout cannot hold.
     """
     check_id(dataset_id)
     if dataset.next_obs is None or dataset.observation_space is None or dataset.action_space is None:
         raise DatasetError(f"{dataset.name}: Minari needs the spaces and the last observation of each episode")
+    jumps = _jumps(dataset.obs, dataset.next_obs) & ~(dataset.terminated | dataset.truncated)[:-1]
+    if jumps.any():
+        raise DatasetError(
+            f"{dataset.name}: row {int(jumps.argmax())} is inside an episode, and its successor is not the next row's observation: "
+            "Minari's episodes hold consecutive steps; set truncated where they break off"
+        )
     folder = root() / dataset_id if folder is None else Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists: choose another id, or delete it")
@@ -266,6 +275,8 @@ def read_d4rl(path: str | os.PathLike[str], env_id: str | None = None, horizon: 
         DatasetError: it is not such a file; it has neither ``timeouts`` nor ``next_observations`` and no ``horizon`` is given.
     """
     path = Path(path)
+    if horizon is not None:
+        whole_number("horizon", horizon, 1)
     with _open(path) as file:
         if missing := [k for k in ("observations", "actions", "rewards", "terminals") if k not in file]:
             raise DatasetError(f"{path} has no {', '.join(missing)}; it has {', '.join(file) or 'nothing'}")
@@ -277,10 +288,15 @@ def read_d4rl(path: str | os.PathLike[str], env_id: str | None = None, horizon: 
         elif horizon is not None:
             truncated = _after(terminated, horizon)
         elif next_obs is not None:
-            jumps = (np.abs(next_obs[:-1] - obs[1:]).max(-1) > 1e-6) & ~terminated[:-1]
-            truncated = np.concatenate([jumps, [False]])
+            if next_obs.shape != obs.shape:
+                raise DatasetError(
+                    f"{path}: next_observations {next_obs.shape} and observations {obs.shape} differ in shape"
+                )
+            truncated = np.concatenate([_jumps(obs, next_obs) & ~terminated[:-1], [False]])
         else:
-            raise DatasetError(f"{path} has no timeouts: give horizon=, the steps after which its episodes were cut")
+            raise DatasetError(
+                f"{path} has no timeouts: read it by read_d4rl(path, horizon=...), the steps after which its episodes were cut"
+            )
         infos = {k: x for k, x in _leaves(file.get("infos", {})) if len(x) == len(reward)}
         said = file["metadata/polopt"][()] if "metadata/polopt" in file else b"{}"
     meta = json.loads(said)
@@ -317,6 +333,12 @@ def write_d4rl(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
     with atomic(path) as f:
         f.write(buffer.getbuffer())
     return path
+
+
+def _jumps(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
+    """Whether each row's successor is another than the next row's observation, by more than 1e-6; a row fewer."""
+    apart = np.abs(next_obs[:-1].astype(np.float64) - obs[1:]) > 1e-6
+    return apart.reshape(len(apart), -1).any(-1)
 
 
 def _after(terminated: np.ndarray, horizon: int) -> np.ndarray:

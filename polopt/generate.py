@@ -7,11 +7,14 @@ all that was seen on the way there. Policies act by sampling.
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from .dataset import Collector, Dataset
 from .evaluate import evaluate_policy
+from .off_policy import OffPolicy
 from .registry import agent_class
 from .rollout import rollout
 
@@ -59,7 +62,7 @@ def generate_all(
         hyperparameters: the trainer's.
 
     Raises:
-        ValueError: an unknown kind or environment, or steps below 1.
+        ValueError: an unknown kind or environment, an on-policy method, or steps below 1.
         DatasetError: observations or actions are not a Box.
     """
     from .envs import make_env
@@ -71,12 +74,17 @@ def generate_all(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r} must be a whole number, at least 1")
     env_kwargs = env_kwargs or {}
+    if not issubclass(agent_class(algorithm), OffPolicy):
+        raise ValueError(f"algorithm={algorithm!r} must be an off-policy method, whose replay is medium-replay; SAC is one")
     world = Collector(make_env(env, num_envs=1, seed=seed, **env_kwargs))
     model = agent_class(algorithm)("MlpPolicy", world, seed=seed, **hyperparameters)
     made: dict[str, Dataset] = {}
 
-    def play(kind: str, parameters: dict[str, Any], said: str = "") -> Dataset:
-        model.set_parameters(parameters, exact_match=False)
+    def play(kind: str, parameters: Stage, said: str = "") -> Dataset:
+        networks, moments = parameters
+        model.set_parameters(networks, exact_match=False)
+        if moments is not None:
+            model.normalizer.load_statistics(moments)
         fresh = Collector(make_env(env, num_envs=1, seed=seed + 20_000, **env_kwargs))
         return _play(model, fresh, steps, f"{env} {kind}, seed {seed}{said}", progress_bar)
 
@@ -94,7 +102,15 @@ def generate_all(
             if medium_return is not None and "expert" not in kinds and stages[-1][1] >= medium_return:
                 break
         goal = medium_return
-        if goal is None or max(s[1] for s in stages[1:]) < goal:
+        best = max(s[1] for s in stages[1:])
+        if medium_return is not None and best < medium_return:
+            warnings.warn(
+                f"medium_return={medium_return} was never reached, {best:.0f} was the best of {train_steps} steps: medium is a "
+                "third of the way instead",
+                stacklevel=2,
+            )
+            goal = None
+        if goal is None:
             goal = stages[0][1] + SHARE * (stages[-1][1] - stages[0][1])
         at, reached, parameters = next(s for s in stages[1:] if s[1] >= goal or s is stages[-1])
         said = f" (return {reached:.0f} after {at} steps)"
@@ -109,9 +125,14 @@ def generate_all(
     return made
 
 
-def _policy(model: Any) -> dict[str, Any]:
-    """A copy of the policy's parameters."""
-    return {"policy": {name: x.clone() for name, x in model.policy.state_dict().items()}}
+Stage = tuple[dict[str, Any], dict[str, Any] | None]
+"""The policy's parameters, and the moments by which it saw observations then."""
+
+
+def _policy(model: Any) -> Stage:
+    """A copy of the policy as it is."""
+    parameters = {"policy": {name: x.clone() for name, x in model.policy.state_dict().items()}}
+    return parameters, None if model.normalizer is None else copy.deepcopy(model.normalizer.statistics())
 
 
 def _play(model: Any, world: Collector, steps: int, name: str, progress_bar: bool) -> Dataset:
@@ -119,7 +140,7 @@ def _play(model: Any, world: Collector, steps: int, name: str, progress_bar: boo
     from tqdm.auto import tqdm
 
     model.learning_starts = 0  # or its first actions would be uniform
-    obs = world.reset_host(model.seed) if world.host else world.reset(model.seed)
+    obs = world.reset_host() if world.host else world.reset()  # by the seed it was made with
     with tqdm(total=steps, unit=" steps", unit_scale=True, disable=not progress_bar) as bar:
         while len(world) < steps:
             batch, obs = rollout(world, model, obs, min(1000, steps - len(world)))

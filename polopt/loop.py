@@ -43,16 +43,18 @@ def learn(
         whole_number("log_interval", log_interval, 1)
     if reset_num_timesteps or agent._last_obs is None:
         _reset(agent)
-    if agent.normalizer is not None:
-        agent.normalizer.training = True
+    if agent.normalizer is not None and (agent.config.normalize_obs or agent.config.normalize_reward):
+        agent.normalizer.training = True  # one of the user's own is as the user left it
     _learn(
         agent, _Rollouts, int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
     )
 
 
 def _reset(agent: Agent) -> None:
-    """Begin all worlds anew; with the seed, where they have not begun since it was set."""
-    env, seed = agent.env, None if agent._seeded else agent.seed
+    """Begin all worlds anew; with the seed, where they have not begun since it was set. Worlds that the user made keep the
+    user's seed where the model was given none."""
+    asked = agent._given_seed is not None or agent._made_worlds
+    env, seed = agent.env, agent.seed if asked and not agent._seeded else None
     agent._last_obs = tree_map(np.copy, env.reset_host(seed)) if env.host else env.reset(seed)
     agent._seeded = True
     agent.worlds_reset()

@@ -128,8 +128,8 @@ class OnPolicy(Agent):
                 "features_extractor_class": NatureCNN,
                 "share_features_extractor": not self.needs_disjoint,
             } | kwargs
-            if kwargs["features_extractor_class"] is NatureCNN:
-                kwargs = {"net_arch": []} | kwargs
+        if getattr(kwargs.get("features_extractor_class"), "__name__", "") == "NatureCNN":
+            kwargs = {"net_arch": []} | kwargs  # it ends in a layer of its own
         return ActorCritic(self._seen_space(), self.action_space, distribution, **kwargs)
 
     def make_parts(self, **optimizer: Any) -> None:
@@ -231,6 +231,7 @@ class OnPolicy(Agent):
                 b = self.reestimate(b)
             for minibatch in self.minibatches(b):
                 if self.c.target_kl is not None and self._approx_kl(minibatch) > 1.5 * self.c.target_kl:
+                    self._n_updates += 1
                     return _mean(logs)
                 logs.append(self.minibatch_step(minibatch))
             self._n_updates += 1
@@ -285,10 +286,17 @@ class OnPolicy(Agent):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         b = self.prepare(batch)
+        self._train(True)
         metrics = self.improve(b)
         metrics |= self.finish(b)
+        self._train(False)
         self._rollout = None
         return metrics | self.diagnose(b)
+
+    def _train(self, mode: bool) -> None:
+        """Put the user's own modules, which may hold dropout or batch normalisation, into the mode of learning or of acting."""
+        for net in self.nets.values() if "features_extractor_class" in self.policy_kwargs else ():
+            net.train(mode)
 
     def prepare(self, batch: Batch) -> Batch:
         """A rollout ``[T, N]`` as rows ``[B]`` of valid transitions with what :meth:`remember` adds, ``value, advantage,
@@ -374,9 +382,13 @@ class OnPolicy(Agent):
         check_optimizer(kwargs)
         optimizer_class = kwargs.pop("optimizer_class", self.optimizer_class)
         given = kwargs.pop("optimizer_kwargs", None)
-        optimizer_kwargs = (
-            (self.optimizer_kwargs if optimizer_class is self.optimizer_class else {}) if given is None else given
-        )
+        usual = self.optimizer_kwargs if optimizer_class is self.optimizer_class else {}
+        if optimizer_class is torch.optim.Adam:
+            usual = {"eps": 1e-5}
+        if given is None:
+            optimizer_kwargs = usual
+        else:  # what a method's own hyperparameters say of its optimizer stands
+            optimizer_kwargs = given if optimizer_class is torch.optim.Adam else usual | given
         said = take_options(kwargs, self.sde_options, self.config.use_sde)
         _check_policy_kwargs(type(self).__name__, kwargs, self.policy_type.options)
         if self.config.use_sde:
@@ -394,6 +406,7 @@ class OnPolicy(Agent):
             )
         self.make_parts(optimizer=optimizer_class, **optimizer_kwargs)
         self._check_sizes()
+        self._train(False)
 
     def _sde_head(self, kwargs: dict[str, Any], said: dict[str, Any]) -> Callable[..., SDEHead]:
         """What makes the head of a policy with state-dependent noise.

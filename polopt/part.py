@@ -25,7 +25,7 @@ class Part:
     ``torch.optim`` class is held as it is and steps eagerly.
 
     Args:
-        params: what steps together.
+        params: what steps together; of it, what takes a gradient.
         optimizer: a ``torch.optim`` class.
         lr: learning rate; a 0-d tensor ``part.lr`` holds it and may be written between steps.
         max_grad_norm: clip the global gradient norm to this, or None.
@@ -45,9 +45,9 @@ class Part:
         max_grad_norm: float | None = None,
         **kwargs: Any,
     ) -> None:
-        self.params = list(params)
+        self.params = [p for p in params if p.requires_grad]
         if not self.params:
-            raise ValueError("a part needs at least one parameter")
+            raise ValueError("a part needs at least one parameter that takes a gradient")
         p = self.params[0]
         self.max_grad_norm = max_grad_norm
         self.declared_lr = float(lr)

@@ -206,7 +206,6 @@ def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None
                     f"total_timesteps={total_timesteps} is less than the {config['total_timesteps']} that {folder} was begun for"
                 )
             config["total_timesteps"] = total_timesteps
-            write_json(folder / "config.json", config)
         for half_written in (folder / "checkpoints").glob(".step_*"):
             half_written.unlink()
         for half_written in (folder / "checkpoints").glob(".arrays.*"):
@@ -222,6 +221,7 @@ def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None
                 session.dataset = _load_dataset(model, given["source"])
                 if session.dataset.hash != given["sha256"]:
                     raise RunError(f"{given['source']} holds other rows than the dataset that {folder} was started on")
+            write_json(folder / "config.json", config)
             session.log = _Log(folder, verbose, cut_to=state["log"])
         return session
 

@@ -91,7 +91,7 @@ def load(cls: Any, path: Any, env: Any, device: Any, changes: dict[str, Any], fo
     state = {
         "algorithm": cls.__name__, "policy": policy, "config": config, "policy_kwargs": kwargs, "env_id": None,
         "observation_space": to_json(observation_space), "action_space": to_json(action_space), "env_kwargs": {},
-        "seed": data.get("seed") or 0, "n_envs": int(data.get("n_envs") or 1), "normalize": None, "parameters": nets, "partial": True,
+        "seed": data.get("seed"), "n_envs": int(data.get("n_envs") or 1), "normalize": None, "parameters": nets, "partial": True,
         "num_timesteps": int(data.get("num_timesteps", 0)), "total_timesteps": int(data.get("_total_timesteps", 0)),
         "n_updates": int(data.get("_n_updates", 0)),
     }  # fmt: skip

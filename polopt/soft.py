@@ -12,7 +12,6 @@ A method here says how many critics there are (``critic_options``), what they ar
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -80,6 +79,7 @@ class Soft(OffPolicy):
     Config: ClassVar[type[SoftConfig]]
     needs_noise = ("noise", "next_noise")
     fixed = frozenset({"ent_coef", "target_entropy", "use_sde"})
+    starts = frozenset({("ent_coef", "temperature"), ("ent_coef", "alpha")})
     sde_options: ClassVar[tuple[str, ...]] = ("log_std_init", "use_expln", "clip_mean")
     """What ``policy_kwargs`` may say of state-dependent noise."""
     more_policy_kwargs = frozenset({"n_critics", *sde_options})
@@ -119,9 +119,6 @@ class Soft(OffPolicy):
         if self.learned:
             self.part("alpha", self.temperature.parameters())  # Adam, whatever steps the networks
         self.entropy = float(self.auto_entropy * dim if c.target_entropy == "auto" else c.target_entropy)
-
-    def decided_by(self, changed: Collection[str]) -> set[str]:
-        return super().decided_by(changed) | ({"temperature", "alpha.optimizer"} if "ent_coef" in changed else set())
 
     def alpha(self) -> Tensor:
         """α of now, 0-d, without gradient."""

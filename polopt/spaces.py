@@ -32,8 +32,9 @@ def check_observation_space(space: Space) -> None:
 
 
 def is_image(space: Space) -> bool:
-    """Whether it is a picture as Gymnasium has them: a ``Box`` uint8 of three axes."""
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+    """Whether it is a picture as Gymnasium has them: a ``Box`` uint8 of three axes from 0 to 255."""
+    picture = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+    return picture and bool((space.low == 0).all() and (space.high == 255).all())
 
 
 def _check_multi_discrete(where: str, space: Space) -> None:

@@ -35,6 +35,7 @@ class A2C(OnPolicy):
     policy_loss_name = "policy_loss"
 
     fixed = frozenset({"use_rms_prop", "rms_prop_eps"})
+    starts = frozenset({("use_rms_prop", "policy.optimizer")})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OnPolicyConfig):

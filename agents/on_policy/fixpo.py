@@ -41,6 +41,7 @@ class FixPO(OnPolicy):
     needs_disjoint = True
 
     fixed = frozenset({"beta", "beta_lr"})
+    starts = frozenset({("beta", "dual")})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):

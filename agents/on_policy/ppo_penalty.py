@@ -40,6 +40,7 @@ class PPOPenalty(OnPolicy):
     needs_kl = True
 
     fixed = frozenset({"beta"})
+    starts = frozenset({("beta", "dual")})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):

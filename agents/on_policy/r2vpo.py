@@ -42,6 +42,7 @@ class R2VPO(OnPolicy):
     log_ratio_bound = 5.0
 
     fixed = frozenset({"multiplier", "multiplier_lr"})
+    starts = frozenset({("multiplier", "dual")})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):

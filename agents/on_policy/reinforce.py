@@ -54,13 +54,16 @@ class REINFORCE(OnPolicy):
         vf_coef: float = hyper(0.5, "[0, inf)", "c_v, weight of the value loss of baseline='value'")
 
     def make_policy(self, distribution: Distribution, **kwargs: object) -> ActorCritic:
+        return super().make_policy(distribution, critic=self.config.baseline == "value", **kwargs)
+
+    def _check_sizes(self) -> None:
+        super()._check_sizes()
         longest = self.env.max_episode_steps if self.env is not None else None
         if self.config.tail == "complete" and longest is not None and self.config.n_steps < longest:
             raise ValueError(
                 f"REINFORCE: n_steps={self.config.n_steps} is less than the {longest} steps of a whole episode; raise it, "
                 "or set tail='zero' to learn from unfinished episodes too"
             )
-        return super().make_policy(distribution, critic=self.config.baseline == "value", **kwargs)
 
     def estimate(self, b: Batch) -> Batch:
         done, zero = b.terminated | b.truncated, torch.zeros_like(b.reward)

@@ -55,6 +55,7 @@ class VMPO(OnPolicy):
     needs_kl = needs_disjoint = True
 
     fixed = frozenset({"eta_init", "alpha_init", "dual_learning_rate"})
+    starts = frozenset({("eta_init", "dual"), ("alpha_init", "dual")})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):

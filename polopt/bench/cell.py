@@ -63,6 +63,8 @@ def make_model(cell: Cell, checkpoint: Path | None = None) -> tuple[Any, Predict
     config = dict(cell.config)
     policy = config.pop("policy", "MlpPolicy")
     normalize = config.pop("normalize", False)
+    if not isinstance(normalize, bool):
+        raise ValueError(f"normalize={normalize!r} must be true (observations and rewards) or false")
     if "policy_kwargs" in config:
         config["policy_kwargs"] = policy_kwargs(config["policy_kwargs"])
     if cell.library == "polopt":
@@ -76,8 +78,9 @@ def make_model(cell: Cell, checkpoint: Path | None = None) -> tuple[Any, Predict
         return model, lambda obs: model.predict(obs, deterministic=True)[0]
 
     for name in _SCHEDULED:
-        if isinstance(config.get(name), str):
-            config[name] = LinearSchedule(float(config[name].removeprefix("lin_")), 0.0, 1.0)
+        if isinstance(given := config.get(name), str):
+            start = float(given.removeprefix("lin_"))
+            config[name] = LinearSchedule(start, 0.0, 1.0) if given.startswith("lin_") else start
     env = make_vec_env(cell.env, n_envs=config.pop("n_envs", 1), seed=cell.seed)
     if isinstance(std := config.get("action_noise"), (int, float)):
         config["action_noise"] = NormalActionNoise(
@@ -280,12 +283,17 @@ def run_cell(cell: Cell, checkpoint: Path | None = None) -> dict[str, Any]:
         "train_seconds": curve["train_seconds"][-1],
         "train_cpu_seconds": curve["train_cpu_seconds"][-1],
         "eval_seconds": round(evaluator.eval_seconds, 2),
-        "steps_per_second": round(steps / curve["train_seconds"][-1], 1),
-        "steps_per_cpu_second": round(steps / curve["train_cpu_seconds"][-1], 1),
+        "steps_per_second": _rate(steps, curve["train_seconds"][-1]),
+        "steps_per_cpu_second": _rate(steps, curve["train_cpu_seconds"][-1]),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "curve": curve,
         "diagnostics": dict(sorted(evaluator.diagnostics.items())),
     }
+
+
+def _rate(steps: int, seconds: float) -> float:
+    """Steps a second; of a run too short to be timed, of a hundredth of one."""
+    return round(steps / max(seconds, 0.01), 1)
 
 
 def _described(data: Dataset) -> dict[str, Any]:

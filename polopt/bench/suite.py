@@ -33,6 +33,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         for name in ("every", "episodes"):
             _positive(f"evaluation.{name}", getattr(self, name))
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise ValueError(f"evaluation.seed is {self.seed!r}; it takes an integer")
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,23 @@ def load_suite(path: str | Path) -> Suite:
     for key in ("steps", "seeds", "envs", "evaluation", "run"):
         if key not in table:
             raise ValueError(f"{path} lacks {key!r}")
+    _of_kind(str(path), table, "evaluation", dict, "a table, [evaluation]")
+    _of_kind(str(path), table, "run", list, "tables, each [[run]]")
+    for key in ("reference", "base"):
+        _of_kind(str(path), table, key, dict, f"a table, [{key}]")
+    if not all(isinstance(run, dict) for run in table["run"]):
+        raise ValueError(f"{path}: run is {table['run']!r}; it takes tables, each [[run]]")
     evaluation_table = table["evaluation"]
     _only_keys("[evaluation]", evaluation_table, {"every", "episodes", "seed"}, {"every"})
     evaluation = Evaluation(**evaluation_table)
 
     rows: list[list[Cell]] = []
+    for owner, where in (
+        (table, str(path)),
+        *((run, f"[[run]] {run.get('label', run.get('algorithm', ''))!r}") for run in table["run"]),
+    ):
+        _listed(where, owner, "seeds", int, "integers, such as [0, 1, 2]")
+        _listed(where, owner, "envs", str, 'ids, such as ["Hopper-v5"]')
     for run in table["run"]:
         rows.append(_cells_of(run, table, evaluation))
     seeds = sorted({seed for run in table["run"] for seed in run.get("seeds", table["seeds"])})
@@ -143,7 +157,7 @@ def load_suite(path: str | Path) -> Suite:
 
     reference = {}
     for env, bounds in table.get("reference", {}).items():
-        if len(bounds) != 2 or not bounds[0] < bounds[1]:
+        if not isinstance(bounds, list) or len(bounds) != 2 or not bounds[0] < bounds[1]:
             raise ValueError(f"[reference] {env!r} is {bounds}; it takes [low, high] with low < high")
         reference[env] = (float(bounds[0]), float(bounds[1]))
     return Suite(path.stem, table.get("title", path.stem), cells, reference, path)
@@ -173,6 +187,9 @@ def _cells_of(run: Mapping[str, Any], table: Mapping[str, Any], evaluation: Eval
             f"{where}: base is {run['base']!r}; the suite has {', '.join(table.get('base', {})) or 'none'}"
         )
     base = table["base"][run["base"]] if "base" in run else {}
+    for owner, name in ((run, where), (base, f"[base.{run.get('base')}]")):
+        for key in ("config", "env_config"):
+            _of_kind(name, owner, key, dict, f"a table, such as {key} = {{ gamma = 0.99 }}")
     _only_keys(f"[base.{run.get('base')}]", base, {"config", "env_config"})
     cells = []
     for env in envs:
@@ -216,6 +233,18 @@ def _only_keys(where: str, table: Mapping[str, Any], known: Set[str], required: 
     missing = sorted(required - set(table))
     if missing:
         raise ValueError(f"{where} lacks {missing[0]!r}")
+
+
+def _of_kind(where: str, table: Mapping[str, Any], key: str, kind: type, words: str) -> None:
+    if key in table and not isinstance(table[key], kind):
+        raise ValueError(f"{where}: {key} is {table[key]!r}; it takes {words}")
+
+
+def _listed(where: str, table: Mapping[str, Any], key: str, kind: type, words: str) -> None:
+    """Raise where ``key`` is there and no list of this kind, booleans apart."""
+    _of_kind(where, table, key, list, f"a list of {words}")
+    if not all(isinstance(x, kind) and not isinstance(x, bool) for x in table.get(key, ())):
+        raise ValueError(f"{where}: {key} is {table[key]!r}; it takes a list of {words}")
 
 
 def _positive(name: str, value: Any) -> int:

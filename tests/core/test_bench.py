@@ -160,6 +160,13 @@ def test_committed_suites_load_and_every_record_belongs_to_one(path):
         (("config = {", 'prior = "a/b-v0"\nconfig = {'), "prior data is polopt's; sb3 takes none"),
         (('library = "sb3"', 'library = "polopt"\nprior = 1'), "prior is 1; it takes the id or the path"),
         (("[evaluation]", 'reference = {"CartPole-v1" = [1.0, 1.0]}\n[evaluation]'), "low < high"),
+        (("[evaluation]", "reference = 5\n[evaluation]"), r"reference is 5; it takes a table"),
+        (("[[run]]", "[run]"), r"run is .*it takes tables, each \[\[run\]\]"),
+        (("seeds = [0, 1]", "seeds = 3"), r"seeds is 3; it takes a list of integers"),
+        (("seeds = [0, 1]", "seeds = [0.5]"), r"seeds is \[0.5\]; it takes a list of integers"),
+        (('envs = ["CartPole-v1"]', 'envs = "CartPole-v1"'), r"envs is 'CartPole-v1'; it takes a list of ids"),
+        (("every = 32", 'every = 32\nseed = "x"'), "evaluation.seed is 'x'"),
+        (("config = { n_steps = 8 }", "config = 3"), "config is 3; it takes a table"),
     ],
 )
 def test_a_bad_suite_names_the_key(tiny, change, words):
@@ -526,3 +533,21 @@ def test_labels_are_moved_as_little_as_possible():
         shift = 0.15 * np.arange(6)
         np.testing.assert_allclose(places, scipy.optimize.isotonic_regression(wanted - shift).x + shift)
     np.testing.assert_allclose(report._spread(np.array([0.1, 0.5, 0.9]), 0.15), [0.1, 0.5, 0.9], rtol=1e-15)
+
+
+def test_a_rate_is_the_same_in_every_library():
+    """A number in quotes is a constant, with lin_ before it a line to zero."""
+    evaluation = Evaluation(64)
+    for text, half in (("3e-4", 3e-4), ("lin_3e-4", 1.5e-4)):
+        for library in ("polopt", "sb3"):
+            cell = Cell(library, "PPO", "CartPole-v1", 0, 64, evaluation, {"learning_rate": text})
+            schedule = cell_module.make_model(cell)[0].lr_schedule
+            assert (float(schedule(1.0)), float(schedule(0.5))) == pytest.approx((3e-4, half))
+
+
+def test_normalize_is_yes_or_no():
+    for library in ("polopt", "sb3"):
+        for value in ({"norm_obs": True, "norm_reward": False}, "false"):
+            cell = Cell(library, "PPO", "CartPole-v1", 0, 64, Evaluation(64), {"normalize": value})
+            with pytest.raises(ValueError, match=r"normalize=.* must be true \(observations and rewards\) or false"):
+                cell_module.make_model(cell)

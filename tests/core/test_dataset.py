@@ -296,10 +296,62 @@ def test_d4rl_files(tmp_path: Path):
 
 def test_d4rl_files_without_timeouts(tmp_path: Path):
     bare = d4rl_file(tmp_path / "a.hdf5", timeouts=None)
-    with pytest.raises(DatasetError, match="give horizon="):
+    with pytest.raises(DatasetError, match=r"read_d4rl\(path, horizon="):
         read_d4rl(bare)
     assert read_d4rl(bare, horizon=3).truncated.tolist() == flags(10, 2, 6, 9).tolist()  # counted anew after row 3
     after = three_episodes().obs + 2
     after[6] += 1  # the only row whose successor is not the next row's observation
     jumpy = d4rl_file(tmp_path / "b.hdf5", timeouts=None, next_observations=after)
     assert read_d4rl(jumpy).truncated.tolist() == flags(10, 6).tolist()
+
+
+# -- recorded, and not read wrongly ------------------------------------------------------------------------------------
+
+
+def walked(episodes: int = 3, steps: int = 10) -> Collector:
+    world, rng = Collector(polopt.make_env("Pendulum-v1")), np.random.default_rng(0)
+    for seed in range(episodes):
+        world.reset_host(seed)
+        for _ in range(steps):
+            world.step_host(rng.uniform(-2, 2, (1, 1)).astype(np.float32))
+    return world
+
+
+def test_a_reset_inside_an_episode_ends_it(root: Path):
+    data = walked().dataset()
+    assert np.flatnonzero(data.truncated).tolist() == [9, 19, 29] and len(data.episodes()) == 3
+    again = load_dataset(write_minari(data, "a/b-v0"))
+    assert np.array_equal(again.next_obs, data.next_obs)
+    world = Collector(polopt.make_env("Pendulum-v1"))
+    model = polopt.SAC("MlpPolicy", world, seed=0, learning_starts=1000, policy_kwargs={"net_arch": [4]})
+    for _ in range(3):
+        model.learn(20)
+    assert [rows.stop - rows.start for rows in world.dataset().episodes()] == [20, 20, 20]
+
+
+def test_only_what_was_walked():
+    world = walked(1)
+    assert len(world.dataset(steps=4)) == 4
+    for steps in (0, -1, 11, 2.0):
+        with pytest.raises(
+            ValueError, match=f"steps={steps} must be a whole number from 1 to the 10 that were recorded"
+        ):
+            world.dataset(steps=steps)
+
+
+def test_rows_that_do_not_follow_each_other_are_no_minari_episodes(root: Path):
+    data = walked().dataset()
+    with pytest.raises(DatasetError, match="row 9 is inside an episode, and its successor is not the next row's"):
+        write_minari(replace(data, truncated=np.zeros(30, bool)), "a/b-v0")
+    assert list_datasets() == []
+    half = root / "a" / ".b-v0.x1y2" / "data"
+    half.mkdir(parents=True)
+    (half / "main_data.hdf5").touch()
+    assert list_datasets() == []
+
+
+def test_a_horizon_is_a_number_of_steps(tmp_path: Path):
+    path = write_d4rl(walked().dataset(), tmp_path / "x.hdf5")
+    for horizon in (0, -5):
+        with pytest.raises(ValueError, match=f"horizon={horizon} must be at least 1"):
+            read_d4rl(path, horizon=horizon)

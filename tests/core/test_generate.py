@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from polopt import generate as module
 from polopt.cli import main
 from polopt.dataset_files import load_dataset
 from polopt.generate import KINDS, generate, generate_all
@@ -67,3 +68,22 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["train", "TD3BC", "--dataset", "polopt/pendulum-v1/radom-s0-v0"]) == 2
     assert "nearest: polopt/pendulum-v1/random-s0-v0" in " ".join(capsys.readouterr().err.split())
     assert main(["train", "PPO", "--dataset", "polopt/pendulum-v1/random-s0-v0", "--out", str(tmp_path / "o")]) == 2
+
+
+def test_a_return_that_is_never_reached_is_said():
+    with pytest.warns(UserWarning, match=r"medium_return=-1 was never reached, -\d+ was the best of 120 steps"):
+        data = generate("Pendulum-v1", "medium", 30, medium_return=-1, **TINY)
+    assert len(data) == 30
+
+
+def test_a_stage_sees_observations_as_it_did(monkeypatch: pytest.MonkeyPatch):
+    """Each is played under the moments that it had learned under, not under the last ones."""
+    seen, play = [], module._play
+
+    def watched(model, *rest):
+        seen.append(model.normalizer.normalize_obs(np.ones((1, 3), np.float32)))
+        return play(model, *rest)
+
+    monkeypatch.setattr(module, "_play", watched)
+    generate_all("Pendulum-v1", ("random", "medium", "expert"), 30, medium_return=-1e9, normalize_obs=True, **TINY)
+    assert len(seen) == 3 and not any(np.allclose(x, y) for x, y in ((seen[0], seen[1]), (seen[1], seen[2])))

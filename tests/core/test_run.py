@@ -331,6 +331,12 @@ def test_a_run_is_extended(tmp_path: Path):
     tiny(tmp_path / "run", 96)
     with pytest.raises(ValueError, match="total_timesteps=64 is less than the 96"):
         resume(tmp_path / "run", total_timesteps=64)
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "away")
+    with pytest.raises(RunError):
+        resume(tmp_path / "run", total_timesteps=160)
+    shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
+    (tmp_path / "away").rename(tmp_path / "run" / "checkpoints")
+    assert reopen(tmp_path / "run").finished, "what was refused has changed nothing"
     longer = resume(tmp_path / "run", total_timesteps=160)
     assert longer.finished and longer.model.num_timesteps == 160
     assert reopen(tmp_path / "run").finished and reopen(tmp_path / "run").total_timesteps == 160
