@@ -75,7 +75,9 @@ def generate_all(
             raise ValueError(f"{name}={value!r} must be a whole number, at least 1")
     env_kwargs = env_kwargs or {}
     if not issubclass(agent_class(algorithm), OffPolicy):
-        raise ValueError(f"algorithm={algorithm!r} must be an off-policy method, whose replay is medium-replay; SAC is one")
+        raise ValueError(
+            f"algorithm={algorithm!r} must be an off-policy method, whose replay is medium-replay; SAC is one"
+        )
     world = Collector(make_env(env, num_envs=1, seed=seed, **env_kwargs))
     model = agent_class(algorithm)("MlpPolicy", world, seed=seed, **hyperparameters)
     made: dict[str, Dataset] = {}
