@@ -7,6 +7,7 @@ user touches is here: construction, ``learn``, ``predict``, ``save``/``load``, p
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import secrets
 import sys
@@ -207,6 +208,13 @@ class Agent(ABC):
             own |= self.env_kwargs
         # Worlds that the user made keep the user's seed where there is no other, and are not seeded again when they change.
         keep = not made_here and (self._given_seed is None or self._seeded)
+        if (c.normalize_obs or c.normalize_reward) and _is_sb3(given):
+            from stable_baselines3.common.vec_env import unwrap_vec_normalize
+
+            if unwrap_vec_normalize(given) is not None:
+                raise ValueError(
+                    "normalize_obs, normalize_reward: the environment is a VecNormalize already; take one or the other"
+                )
         env, show = as_env(env, seed=None if keep else self.seed, **own), not self.normalizes_on_read
         if isinstance(env, Normalize):
             pass
@@ -315,7 +323,12 @@ class Agent(ABC):
         """Write every scheduled value of this progress (1 -> 0) into its buffer."""
         self._progress = progress
         for name, schedule in self._schedules.items():
-            getattr(self.c, name).fill_(float(schedule(progress)))
+            value = float(schedule(progress))
+            if not 0 <= value < math.inf:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} is {value} at progress {progress:.3g} of its schedule; it must be at least 0"
+                )
+            getattr(self.c, name).fill_(value)
         for part in self._scheduled:
             part.lr.fill_(float(self._schedules["learning_rate"](progress)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -262,6 +263,13 @@ def dataset(args: list[str]) -> int:
         check_id(dataset_id)
         if (target := parsed.out or root() / dataset_id).exists():
             raise UsageError(f"{target} exists: choose another name, or delete it")
+        try:  # before hours of training
+            target.parent.mkdir(parents=True, exist_ok=True)
+            writable = os.access(target.parent, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise UsageError(f"{target} cannot be written: {target.parent} is no folder that can be written to")
         data = generate(
             parsed.env, parsed.kind, parsed.steps, parsed.seed, algorithm=parsed.algorithm, train_steps=parsed.train_steps,
             medium_return=parsed.medium_return, progress_bar=parsed.progress_bar,

@@ -480,6 +480,16 @@ def _check_policy_kwargs(owner: str, kwargs: dict[str, Any], known: frozenset[st
         )
     if kwargs.pop("normalize_images", True) is False:
         raise NotImplementedError("policy_kwargs['normalize_images']=False: images are always divided by 255")
+    extractor, options = kwargs.get("features_extractor_class"), kwargs.get("features_extractor_kwargs")
+    if extractor is not None and not isinstance(extractor, type):
+        raise TypeError(
+            f"features_extractor_class={extractor!r} must be a class, such as stable-baselines3's NatureCNN"
+        )
+    if not isinstance(options, (dict, type(None))):
+        raise TypeError(f"features_extractor_kwargs={options!r} must be a dict")
+    for name in ("ortho_init", "share_features_extractor", "state_dependent_std"):
+        if not isinstance(kwargs.get(name, True), bool):
+            raise TypeError(f"{name}={kwargs[name]!r} must be True or False")
     if unknown := set(kwargs) - known:
         raise TypeError(
             f"{owner}: unknown policy_kwargs {sorted(unknown)}; known: {sorted(known | {'optimizer_class', 'optimizer_kwargs'})}"

@@ -175,10 +175,10 @@ def new_run(
         if free < need:
             raise RunError(f"the disk of {folder} has {free / 2**20:.0f} MB left, this run needs {need / 2**20:.0f} MB")
         write_json(folder / "config.json", config)
-    except (OSError, RunError) as error:
+    except BaseException as error:  # a signal, too: config.json is written last, and without it nothing here is a run
         for path in folder.iterdir() if folder.is_dir() else ():  # it was empty: all of it is this start's
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        if isinstance(error, RunError):
+        if not isinstance(error, OSError) or isinstance(error, RunError):
             raise
         raise RunError(f"cannot write to {folder}: {error}") from error
     return Session(folder, model, log, total_timesteps, cadence, first.name, data)

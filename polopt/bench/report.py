@@ -120,6 +120,12 @@ def report(
     for env in envs:
         drawn = [one for one in series if one.seeds(env)]
         notes += [f"{env}: nothing yet of {one.label}" for one in series if one not in drawn and env in one.planned]
+        ends = {one.label: max(r["cell"]["steps"] for r in one.records[env].values()) for one in drawn}
+        if len(set(ends.values())) > 1:
+            said = ", ".join(f"{label} {steps:,}" for label, steps in ends.items())
+            notes.append(
+                f"{env}: what lies beyond {min(ends.values()):,} steps; tables take each run at its own end ({said})"
+            )
         if drawn:
             figures.append(_save(_env_figure(env, drawn, bootstrap), out / f"{_slug(env)}.png"))
         for key in diagnostics:

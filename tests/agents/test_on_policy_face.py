@@ -226,3 +226,24 @@ def test_whole_episodes_are_asked_for_whenever_it_is_said(tmp_path):
     short = polopt.REINFORCE("MlpPolicy", "CartPole-v1", n_steps=64, env_kwargs=dict(max_episode_steps=50))
     with pytest.raises(ValueError, match=words):
         short.set_env(gymnasium.make("CartPole-v1"))
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------------
+
+
+def test_what_could_only_go_wrong_later():
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    for kwargs, words in (
+        (dict(features_extractor_class="NatureCNN"), "features_extractor_class='NatureCNN' must be a class"),
+        (dict(features_extractor_kwargs=[1]), r"features_extractor_kwargs=\[1\] must be a dict"),
+        (dict(ortho_init="False"), "ortho_init='False' must be True or False"),
+        (dict(share_features_extractor="no"), "share_features_extractor='no' must be True or False"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            ppo(policy_kwargs=kwargs)
+    with pytest.raises(ValueError, match="is a VecNormalize already"):
+        ppo(VecNormalize(make_vec_env("CartPole-v1", 2)), normalize_obs=True)
+    model = ppo(learning_rate=lambda left: left - 0.5 if left < 0.5 else 1e-3)
+    with pytest.raises(ValueError, match=r"learning_rate is -0\.\d+ at progress 0\.\d+ of its schedule"):
+        model.learn(320)

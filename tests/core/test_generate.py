@@ -87,3 +87,13 @@ def test_a_stage_sees_observations_as_it_did(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_play", watched)
     generate_all("Pendulum-v1", ("random", "medium", "expert"), 30, medium_return=-1e9, normalize_obs=True, **TINY)
     assert len(seen) == 3 and not any(np.allclose(x, y) for x, y in ((seen[0], seen[1]), (seen[1], seen[2])))
+
+
+def test_a_place_that_cannot_be_written_to_is_said_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").touch()
+    made = main(
+        ["dataset", "generate", "--env", "Pendulum-v1", "--kind", "random", "--out", str(tmp_path / "file" / "x.hdf5")]
+    )
+    assert made == 2 and "cannot be written" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="algorithm='PPO' must be an off-policy method"):
+        generate("Pendulum-v1", "random", 10, algorithm="PPO")

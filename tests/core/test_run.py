@@ -161,6 +161,18 @@ def test_a_full_disk_is_refused_before_training(tmp_path: Path, monkeypatch: pyt
         new_run("PPO", "Pendulum-v1", 100, tmp_path / "run", **TINY)
 
 
+def test_a_start_that_is_broken_off_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr("polopt.run.write_json", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tiny(tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+    tiny(tmp_path / "run")
+
+
 def test_a_bad_hyperparameter_leaves_nothing_behind(tmp_path: Path):
     for changes in ({"gamma": 2.0}, {"env_kwargs": {"nonsense": 1}}, {"checkpoint_every": 0}, {"seed": -1}):
         with pytest.raises((ValueError, TypeError)):
