@@ -56,6 +56,7 @@ class GymnasiumEnv(HostEnv):
         self.max_episode_steps = time_limit(first)
         self._dtype = numpy_dtype(dtype)
         self._seed = seed
+        self._monitored = _has_monitor(first)
         self._won: list[bool | None] = [None] * len(envs)
         self.infos: list[dict[str, Any]] = [{} for _ in envs]
         self._start(len(envs))
@@ -90,7 +91,16 @@ class GymnasiumEnv(HostEnv):
         self._obs = obs
         return Step(obs, reward, terminated, truncated, next_obs)
 
+    def _finish(self, done: np.ndarray) -> None:
+        """Where there is a ``Monitor``, an episode's return is what it saw: wrappers around it may have changed the rewards."""
+        for i in np.flatnonzero(done) if self._monitored else ():
+            if (told := self.infos[i].get("episode")) is not None:
+                self._episode_return[i], self._episode_length[i] = told["r"], told["l"]
+        super()._finish(done)
+
     def reset_where(self, mask: np.ndarray) -> Obs:
+        for i in np.flatnonzero(mask):
+            self.infos[i] = {}
         self._finish(mask)
         obs = cast(self._obs, self._obs)
         for i in np.flatnonzero(mask):
@@ -138,6 +148,15 @@ class GymnasiumEnv(HostEnv):
     def close(self) -> None:
         for env in self.envs:
             env.close()
+
+
+def _has_monitor(env: gymnasium.Env) -> bool:
+    """Whether stable-baselines3's ``Monitor`` is among its wrappers; told by name, for the package need not be loaded."""
+    while isinstance(env, gymnasium.Wrapper):
+        if type(env).__name__ == "Monitor" and type(env).__module__.startswith("stable_baselines3"):
+            return True
+        env = env.env
+    return False
 
 
 class GymnasiumVector(HostEnv):

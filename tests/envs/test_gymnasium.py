@@ -377,3 +377,20 @@ def test_episode_is_in_the_environments_units():
     steps = play(env, np.ones((5, 2, 1), np.float32))
     returns = np.sum([s.reward for s in steps], 0)
     assert env.pop_episodes() == [Episode(i, pytest.approx(returns[i]), 5) for i in range(2)]
+
+
+def test_a_monitor_s_return_is_the_episode_s():
+    """What a wrapper around it makes of rewards is learned from, and not reported."""
+    from stable_baselines3.common.monitor import Monitor
+
+    inner = Monitor(gymnasium.make("CartPole-v1"))
+    env = as_env(gymnasium.wrappers.TransformReward(inner, lambda reward: 100 * reward))
+    env.reset_host(0)
+    rewards = [env.step_host(np.ones(1, np.int64)).reward[0] for _ in range(30)]
+    assert set(rewards) == {100.0}
+    episodes = env.pop_episodes()
+    assert len(episodes) >= 2 and all(e.r == e.l for e in episodes)
+    env.step_host(np.ones(1, np.int64))
+    env.reset_where(np.ones(1, bool))
+    (cut,) = env.pop_episodes()  # broken off: the Monitor has said nothing
+    assert cut.l < 30
