@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zipfile
 from collections.abc import Callable
 from numbers import Integral
 from pathlib import Path
@@ -163,6 +164,10 @@ def model_file(path: str | os.PathLike[str]) -> Path:
         return path / "model.zip"
     if not (found := checkpoints(path)):
         raise FileNotFoundError(f"{path} holds neither model.zip nor checkpoints")
+    for file in reversed(found):
+        if zipfile.is_zipfile(file):
+            return file
+        warnings.warn(f"{file} is damaged; taking the checkpoint before it", stacklevel=3)
     return found[-1]
 
 

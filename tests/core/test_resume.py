@@ -113,7 +113,7 @@ def kill_somewhere(
 
 def any_checkpoint(folder: Path) -> bool:
     """Whether it was killed after its first checkpoint: else to go on is to begin anew."""
-    return any(path.stem != "step_0" for path in checkpoints(folder))
+    return any(int(path.stem.removeprefix("step_")) for path in checkpoints(folder))
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:

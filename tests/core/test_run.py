@@ -276,6 +276,16 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(tmp_path: Path):
         reopen(folder)
 
 
+def test_what_is_loaded_of_a_run_is_its_last_whole_checkpoint(tmp_path: Path):
+    tiny(tmp_path / "run", checkpoint_every=32)
+    (tmp_path / "run" / "model.zip").unlink()
+    newest, before = checkpoints(tmp_path / "run")[-1], checkpoints(tmp_path / "run")[-2]
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged; taking the checkpoint before it"):
+        model = polopt.load(tmp_path / "run")
+    assert int(before.stem.removeprefix("step_")) == model.num_timesteps
+
+
 def test_another_machine_is_said(tmp_path: Path):
     folder = tiny(tmp_path / "run").folder
     (folder / "model.zip").unlink()
