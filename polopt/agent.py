@@ -686,6 +686,11 @@ class Agent(ABC):
             "progress": self._progress,
         }
 
+    @classmethod
+    def _unseeded(cls, state: dict[str, Any]) -> dict[str, Any]:
+        """:meth:`training_state` without the model's random generators."""
+        return {k: v for k, v in state.items() if k not in ("generator", "dice", "torch_rng")}
+
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Take :meth:`training_state` back: the next ``learn(..., reset_num_timesteps=False)`` goes on where it was taken."""
         try:
@@ -789,7 +794,7 @@ class Agent(ABC):
                 {k: v for k, v in state["parameters"].items() if k not in own},
                 exact_match=not (own or state.get("partial")),
             )
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise FileError(
                 f"{path} holds the weights of other networks than these hyperparameters make "
                 f"({', '.join(sorted(changed)) or 'those of the file'}): construct a new model for them"
@@ -809,7 +814,7 @@ class Agent(ABC):
             model.set_env(env, force_reset)
         if (training := state.get("training")) is not None:
             if "seed" in changes:  # it stands over where the file's generators were
-                training = {k: v for k, v in training.items() if k not in ("generator", "dice", "torch_rng")}
+                training = cls._unseeded(training)
             if env is not None or training.get("dataset") is not None:
                 model.load_training_state(training | {"env": None})
                 model._go_on_in(training["env"])

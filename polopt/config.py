@@ -62,6 +62,8 @@ class BaseConfig:
             value = getattr(self, f.name)
             if isinstance(value, np.generic):  # a number like any other, but not one that JSON knows
                 object.__setattr__(self, f.name, value.item())
+            if isinstance(value, list) and _takes_tuple(hints[f.name]):  # as TOML and JSON have it
+                object.__setattr__(self, f.name, tuple(value))
             _check(type(self).__qualname__.split(".")[0], f, hints[f.name], getattr(self, f.name))
 
     def replace(self, **changes: Any) -> typing.Self:
@@ -130,7 +132,7 @@ def _check(owner: str, f: dataclasses.Field, hint: Any, value: Any) -> None:
             if not _inside(number, interval.split("|")[0]):
                 raise ValueError(f"{where} is outside {interval}" + (f" (value {number})" if number != value else ""))
         return
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = _kinds(hint)
     if not any(_is(value, kind) for kind in kinds):
         names = " or ".join("None" if k is type(None) else getattr(k, "__name__", str(k)) for k in kinds)
         raise TypeError(f"{where} must be {names}, not {type(value).__name__}")
@@ -139,6 +141,14 @@ def _check(owner: str, f: dataclasses.Field, hint: Any, value: Any) -> None:
             raise ValueError(f"{where} must be one of {', '.join(map(repr, interval.split('|')))}")
     elif interval and _is_number(value) and not _inside(value, interval):
         raise ValueError(f"{where} is outside {interval}")
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _takes_tuple(hint: Any) -> bool:
+    return any((typing.get_origin(kind) or kind) is tuple for kind in _kinds(hint))
 
 
 def _is_number(value: Any) -> bool:

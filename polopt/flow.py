@@ -26,7 +26,7 @@ import torch
 from gymnasium import Space
 from torch import Tensor, nn
 
-from .networks import MLP, host_forward, lecun_uniform_
+from .networks import MLP, check_activation, host_forward, lecun_uniform_
 from .policy import Encoder, HostAct, Policy, unscale, widths
 from .spaces import encoded_size
 
@@ -190,6 +190,7 @@ class FlowPolicy(Policy):
     ) -> None:
         super().__init__(observation_space, action_space)
         arch = widths(net_arch, "pi", "vf")
+        check_activation(activation_fn)
         self.steps, self.dim = steps, encoded_size(action_space)
         self.encoder = Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
         self.field = VelocityField(self.encoder.size, self.dim, arch["pi"], activation_fn, scale=scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from gymnasium import Space
 from torch import Tensor
@@ -52,8 +53,15 @@ class Model(Env):
         """Learn from all transitions ``[B, ...]`` there are. Returns metrics, 0-d."""
         return {}
 
-    def start(self, obs: Tensor) -> Tensor:
-        """Begin a branch at each of these states ``[N, O]``. Returns them."""
+    def start(self, obs: Tensor | np.ndarray) -> Tensor:
+        """Begin a branch at each of these states ``[N, O]``, a tensor or an array. Returns them.
+
+        Raises:
+            ValueError: they are not ``[N, O]``.
+        """
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)
+        if obs.shape[1:] != self.observation_space.shape:
+            raise ValueError(f"obs {tuple(obs.shape)} must be states [N, {self.observation_space.shape[0]}]")
         self.starts, self.num_envs = obs, len(obs)
         return self.reset()
 

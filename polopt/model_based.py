@@ -43,8 +43,12 @@ TOGETHER = 10_000
 """Branches stepped at once: as many as the caches hold."""
 EVER = 2**31
 """An epoch after which branches grow no more."""
-STREAM = 2**32
-"""Added to the seed for what the model draws; the held agent draws what it would draw by itself."""
+
+
+def model_seed(seed: int) -> int:
+    """Of what the model draws; the held agent draws what it would draw by itself. torch's generator on a CPU keeps 32 bits
+    of a seed: another one must differ there."""
+    return int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +77,18 @@ class ModelBasedConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("normalize_obs", "normalize_reward", "standardize"):
+            if getattr(self, name, False):
+                raise NotImplementedError(
+                    f"{name}=True: observations and rewards are modelled as they are; leave it out"
+                )
         if self.num_elites > self.num_networks:
             raise ValueError(f"num_elites={self.num_elites} must be at most num_networks={self.num_networks}")
         if not self.model_arch or not all(isinstance(n, int) and n > 0 for n in self.model_arch):
             raise ValueError(f"model_arch={self.model_arch!r} must be widths of at least 1, one for each hidden layer")
         decay, layers = self.model_weight_decay, len(self.model_arch) + 1
-        if isinstance(decay, tuple) and (len(decay) != layers or min(decay) < 0):
+        numbers = isinstance(decay, tuple) and all(isinstance(c, (int, float)) for c in decay)
+        if isinstance(decay, tuple) and (not numbers or len(decay) != layers or min(decay) < 0):
             raise ValueError(
                 f"model_weight_decay={decay!r} must be {layers} numbers of at least 0, one for each layer of "
                 f"model_arch={self.model_arch!r} and the last; or one number for all"
@@ -107,6 +117,7 @@ class ModelBased(Agent):
         super().__init_subclass__(**kwargs)
         if "held" in vars(cls):
             cls.fixed |= cls.held.fixed
+            cls.starts |= cls.held.starts
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -137,10 +148,12 @@ class ModelBased(Agent):
     # -- the engine ------------------------------------------------------------------------------------------------
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        agent = self.agent
+        agent, c = self.agent, self.config
         agent.num_timesteps, agent._n_updates = self.num_timesteps, self._n_updates
         self._since_fit += batch.transitions
         steps = agent.remember(batch)
+        if c.real_ratio < 1 and len(self.real) < min(c.learning_starts, self.real.capacity):
+            return {}  # loaded without its replay: no model is fitted to a few rows
         log = self.dream() if steps and self._fit_is_due() else {}
         log |= agent.train_steps(steps)
         self._n_updates = agent._n_updates
@@ -174,7 +187,14 @@ class ModelBased(Agent):
         memory = self.agent.memory
         return memory.first if isinstance(memory, Mix) else memory
 
-    memory = replay_buffer = real
+    memory = real
+
+    @property
+    def replay_buffer(self) -> Replay:
+        """What the environment has answered, under stable-baselines3's name."""
+        self._need_networks("replay_buffer")
+        self._settle()
+        return self.real
 
     # -- building --------------------------------------------------------------------------------------------------
 
@@ -186,15 +206,20 @@ class ModelBased(Agent):
             )
         super()._adopt(env)
         space = self.observation_space
-        if self.config.real_ratio == 1:
-            return
+        if self.config.real_ratio < 1:
+            self._check_modelled(space, env.action_space)
+
+    def _check_modelled(self, space: Space, action_space: Space) -> None:
+        """Raise where the model could not be of these spaces, or could not say which of its transitions end an episode."""
+        name = type(self).__name__
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
             raise ValueError(f"{name} models flat vectors of numbers, not the observation space {space}: flatten it")
-        if len(env.action_space.shape) != 1:
-            raise ValueError(
-                f"{name} models flat vectors of numbers, not the action space {env.action_space}: flatten it"
-            )
-        probe = [torch.zeros(2, *s.shape, device=env.device) for s in (space, env.action_space, space)]
+        if len(action_space.shape) != 1:
+            raise ValueError(f"{name} models flat vectors of numbers, not the action space {action_space}: flatten it")
+        if self.env is None and self.config.termination_fn is None:
+            return  # a loaded model, until it has an environment
+        device = "cpu" if self.env is None else self.env.device
+        probe = [torch.zeros(2, *s.shape, device=device) for s in (space, action_space, space)]
         try:
             answer = self._terminated(*probe)
         except NotImplementedError as error:
@@ -212,12 +237,25 @@ class ModelBased(Agent):
         known = self.config.termination_fn
         if known == "never":
             return torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
+        if known is None and self.env is None:
+            raise RuntimeError(
+                f"this {type(self).__name__} has no environment to say which transitions end an episode; call set_env, or pass "
+                "termination_fn"
+            )
         return (self.env.terminated if known is None else known)(obs, action, next_obs)
+
+    def _check_sizes(self) -> None:
+        self.held.check_cadence(self.config, self.n_envs or 1, self.action_space)
+        self.agent.n_envs = self.n_envs
+        if self.config.real_ratio < 1:
+            self._check_modelled(self.observation_space, self.action_space)
 
     def _build(self) -> None:
         c = self.config
-        if c.normalize_obs or c.normalize_reward:
-            raise NotImplementedError(f"{type(self).__name__} models observations as they are: leave normalize_obs out")
+        if (there := self.get_vec_normalize_env()) is not None and there.training:
+            raise NotImplementedError(
+                f"{type(self).__name__} models observations as they are, and VecNormalize's moments go on: pass the bare environment"
+            )
         shared = {f.name: getattr(c, f.name) for f in fields(self.held.Config)}
         self.agent = agent = self.held(
             self.policy_class, None, **shared, policy_kwargs=self.policy_kwargs, seed=self.seed, device=self.device
@@ -230,7 +268,7 @@ class ModelBased(Agent):
         agent.normalizer = self.normalizer
         agent._setup_model()
         self.policy, self.nets, self.parts = agent.policy, dict(agent.nets), dict(agent.parts)
-        self.generator.manual_seed(STREAM + self.seed)
+        self.generator.manual_seed(model_seed(self.seed))
         self._since_fit = 0
         if c.real_ratio < 1:
             self.model = self.make_model(self._terminated)
@@ -259,15 +297,22 @@ class ModelBased(Agent):
 
     def set_random_seed(self, seed: int | None = None) -> None:
         super().set_random_seed(seed)
-        if seed is not None:
+        if seed is not None and hasattr(self, "nets"):
             self.agent.set_random_seed(seed)
-            self.generator.manual_seed(STREAM + self.seed)
+            self.generator.manual_seed(model_seed(self.seed))
 
     # -- acting: the held agent does -------------------------------------------------------------------------------
 
     @property
     def horizon(self) -> int:
         return self.agent.horizon
+
+    @property
+    def in_rollout(self) -> bool:
+        return self.agent.in_rollout
+
+    def completes_rollout(self, batch: Batch) -> bool:
+        return self.agent.completes_rollout(batch)
 
     def noise(self, horizon: int, num_envs: int) -> Tensor | None:
         self.agent.num_timesteps = self.num_timesteps
@@ -290,6 +335,7 @@ class ModelBased(Agent):
     def abandon(self, batch: Batch) -> None:
         self.agent.num_timesteps = self.num_timesteps
         self.agent.abandon(batch)
+        self._since_fit += batch.transitions
 
     def callback_locals(self, taken: int) -> dict[str, Any]:
         return self.agent.callback_locals(taken)
@@ -308,18 +354,26 @@ class ModelBased(Agent):
         held = self.agent.training_state()
         return super().training_state() | {"agent": held, "since_fit": self._since_fit, **dreamt}
 
+    @classmethod
+    def _unseeded(cls, state: dict[str, Any]) -> dict[str, Any]:
+        return super()._unseeded(state) | {"agent": cls.held._unseeded(state["agent"])}
+
     def load_training_state(self, state: dict[str, Any]) -> None:
         self.agent.load_training_state(state["agent"])
         self._since_fit = state["since_fit"]
-        if "imagined" in state:
+        if "imagined" in state and len(self.real):  # not of real rows that this model does not take
             self.imagined.resize(state["capacity"])
             self.imagined.load_state_dict(state["imagined"])
         super().load_training_state(state)
 
     def save_replay_buffer(self, path: Any) -> None:
         """Write the real transitions; see :meth:`polopt.off_policy.OffPolicy.save_replay_buffer`."""
+        self._need_networks("save_replay_buffer")
+        self._settle()
         self.agent.save_replay_buffer(path)
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """Read what :meth:`save_replay_buffer` wrote."""
+        self._need_networks("load_replay_buffer")
+        self._settle()
         self.agent.load_replay_buffer(path, truncate_last_traj)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "host_forward", "lecun_uniform_", "orthogonal_"]
+__all__ = ["MLP", "check_activation", "host_forward", "lecun_uniform_", "orthogonal_"]
+
+
+def check_activation(given: Any) -> None:
+    """Raise a TypeError where ``activation_fn`` is no class of ``torch.nn``."""
+    if not (isinstance(given, type) and issubclass(given, nn.Module)):
+        raise TypeError(f"activation_fn={given!r} must be a class of torch.nn, such as torch.nn.Tanh")
 
 
 class MLP(nn.Sequential):
@@ -20,11 +27,15 @@ class MLP(nn.Sequential):
         hidden: widths of the hidden layers.
         out: output features; None ends on the last hidden layer.
         activation: class of the activation.
+
+    Raises:
+        TypeError: it is none.
     """
 
     def __init__(
         self, size: int, hidden: Sequence[int], out: int | None = None, activation: type[nn.Module] = nn.Tanh
     ) -> None:
+        check_activation(activation)
         layers: list[nn.Module] = []
         for width in hidden:
             layers += [nn.Linear(size, width), activation()]

@@ -345,15 +345,19 @@ class OffPolicy(Agent):
         self._weights, self._host_at, self._host = list(self.policy.parameters()), None, None
 
     def _check_sizes(self) -> None:
-        num_envs = getattr(self, "n_envs", None) or 1
-        if self.config.cadence[1] == "episode" and num_envs > 1:
+        self.check_cadence(self.config, getattr(self, "n_envs", None) or 1, self.action_space)
+
+    @staticmethod
+    def check_cadence(config: OffPolicyConfig, num_envs: int, action_space: Space) -> None:
+        """Raise a ValueError where ``train_freq`` or ``action_noise`` does not fit so many worlds of these actions."""
+        if config.cadence[1] == "episode" and num_envs > 1:
             raise ValueError(
-                f"train_freq={self.config.train_freq!r}: whole episodes are counted in one world, not in {num_envs}"
+                f"train_freq={config.train_freq!r}: whole episodes are counted in one world, not in {num_envs}"
             )
-        if callable(noise := self.config.action_noise):
+        if callable(noise := config.action_noise):
             with action_noise.numpy_seeded(torch.Generator().manual_seed(0)):
                 drawn = np.size(copy.deepcopy(getattr(noise, "base_noise", noise))())
-            if drawn != (size := encoded_size(self.action_space)):
+            if drawn != (size := encoded_size(action_space)):
                 raise ValueError(f"action_noise={noise!r} draws {drawn} numbers where an action has {size}")
 
     def make_memory(self, capacity: int, num_envs: int = 1, reward: tuple[float, float] | None = None) -> Replay:

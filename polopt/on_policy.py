@@ -382,9 +382,9 @@ class OnPolicy(Agent):
         check_optimizer(kwargs)
         optimizer_class = kwargs.pop("optimizer_class", self.optimizer_class)
         given = kwargs.pop("optimizer_kwargs", None)
-        usual = self.optimizer_kwargs if optimizer_class is self.optimizer_class else {}
-        if optimizer_class is torch.optim.Adam:
-            usual = {"eps": 1e-5}
+        usual = {"eps": 1e-5} if optimizer_class is torch.optim.Adam else {}
+        if optimizer_class is self.optimizer_class:
+            usual = self.optimizer_kwargs
         if given is None:
             optimizer_kwargs = usual
         else:  # what a method's own hyperparameters say of its optimizer stands

@@ -375,8 +375,6 @@ class ActorCritic(Policy):
         super().__init__(observation_space, action_space)
         self.distribution, self.scaled = distribution, scaled
         arch = widths(net_arch, "pi", "vf")
-        if not (isinstance(activation_fn, type) and issubclass(activation_fn, nn.Module)):
-            raise TypeError(f"activation_fn={activation_fn!r} must be a class of torch.nn, such as torch.nn.Tanh")
         self.encoder = Encoder(observation_space, features_extractor_class, features_extractor_kwargs)
         self.trunk = MLP(self.encoder.size, arch["pi"], activation=activation_fn)
         if head is not None:

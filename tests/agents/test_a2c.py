@@ -112,6 +112,12 @@ def test_the_log_has_stable_baselines3s_names(prepared):
     assert {"policy_loss", "value_loss", "entropy_loss", "explained_variance", "std"} <= set(metrics)
 
 
+def test_whose_epsilon_the_optimizer_has():
+    assert make(rms_prop_eps=1e-3).optimizer_kwargs["eps"] == 1e-3
+    assert make(use_rms_prop=False).parts["policy"].eps == 1e-5
+    assert make(policy_kwargs=dict(optimizer_class=torch.optim.Adam)).parts["policy"].eps == 1e-5
+
+
 class Bandit(gym.Env):
     observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Discrete(3)
 

@@ -203,3 +203,9 @@ def test_several_peaks_are_climbed_at_once():
     task, action = FourPeaks(), model.predict(np.ones((1000, 1), np.float32))[0]
     assert sum((task.peak(action) == k).mean() >= 0.05 for k in range(4)) >= 3
     assert task.reward(torch.empty(0), torch.from_numpy(action), torch.empty(0)).mean() > 0.55
+
+
+def test_its_adam_has_its_own_epsilon():
+    assert make().parts["policy"].eps == 1e-8
+    with pytest.raises(TypeError, match=r"activation_fn='relu' must be a class of torch.nn"):
+        make(policy_kwargs=dict(activation_fn="relu"))

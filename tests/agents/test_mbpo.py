@@ -60,11 +60,22 @@ def test_imagined_rewards_are_on_the_scale_of_real_ones():
 # -- the spec's exact checks -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_all_real_is_sac_with_g_updates_a_step(num_envs):
+class Short(gym.Wrapper):
+    """Episodes of seven steps."""
+
+    def __init__(self):
+        super().__init__(gym.make("Pendulum-v1", max_episode_steps=7))
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "train_freq"), [(1, 1), (3, 1), (1, 4), (1, (2, "episode"))], ids=["one", "three", "steps", "episodes"]
+)
+def test_all_real_is_sac_with_g_updates_a_step(num_envs, train_freq):
     same = dict(learning_starts=20, gradient_steps=3, batch_size=32, seed=4, num_envs=num_envs, policy_kwargs=NET)
-    ours = make(real_ratio=1.0, **same).learn(60)
-    sac = polopt.SAC("MlpPolicy", "Pendulum-v1", buffer_size=2000, **same).learn(60)
+    same |= dict(train_freq=train_freq)
+    ours = make(Short, real_ratio=1.0, **same).learn(60)
+    sac = polopt.SAC("MlpPolicy", Short, buffer_size=2000, **same).learn(60)
+    assert ours.num_timesteps == sac.num_timesteps
     assert torch.equal(table(ours.memory), table(sac.memory)) and ours._n_updates == sac._n_updates > 0
     assert list(ours.nets) == list(sac.nets), "no model at all"
     assert torch.equal(vector(ours), vector(sac))
@@ -211,6 +222,90 @@ def test_the_replay_goes_to_a_file_and_back(tmp_path):
     assert torch.equal(table(other.memory), table(model.memory)) and len(other.memory) == 30
 
 
+def test_the_model_draws_what_its_agent_does_not():
+    model = make(seed=3)
+    assert not torch.equal(model.generator.get_state(), model.agent.generator.get_state())
+    draws = torch.rand(5, generator=model.generator), torch.rand(5, generator=model.agent.generator)
+    assert not torch.equal(*draws)
+    model.set_random_seed(3)
+    assert torch.equal(torch.rand(5, generator=model.generator), draws[0])
+    assert not torch.equal(torch.rand(5, generator=model.agent.generator), draws[0])
+
+
+def test_a_full_file_takes_another_seed_for_all_that_is_drawn(tmp_path):
+    make().learn(40).save(tmp_path / "full", full=True)
+    load = lambda seed: polopt.MBPO.load(tmp_path / "full", env="Pendulum-v1", seed=seed)
+    seven, eight, again = load(7), load(8), load(7)
+    for of in (lambda m: m.generator, lambda m: m.agent.generator):
+        assert not torch.equal(of(seven).get_state(), of(eight).get_state())
+        assert torch.equal(of(seven).get_state(), of(again).get_state())
+
+
+def test_loaded_with_another_temperature_it_begins_there(tmp_path):
+    make().learn(40).save(tmp_path / "plain")
+    load = lambda **changes: polopt.MBPO.load(tmp_path / "plain", env="Pendulum-v1", **changes)
+    for ent_coef, alpha in (("auto_0.01", 0.01), (0.2, 0.2)):
+        model = load(ent_coef=ent_coef)
+        assert float(model.nets["temperature"]["log_alpha"].detach().exp()) == pytest.approx(alpha)
+    with pytest.raises(polopt.files.FileError, match=r"holds the weights of other networks.*real_ratio"):
+        load(real_ratio=1.0)
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_without_its_replay_it_collects_before_it_fits(tmp_path, num_envs):
+    make(num_envs=num_envs).learn(40).save(tmp_path / "plain")
+    model = polopt.MBPO.load(tmp_path / "plain", env="Pendulum-v1")
+    before, updates, fits = vector(model), model._n_updates, []
+    fit = model.model.fit
+    model.model.fit = lambda obs, *rest: fits.append(len(obs)) or fit(obs, *rest)
+    model.learn(18, reset_num_timesteps=False)
+    assert torch.equal(vector(model), before) and model._n_updates == updates and not fits
+    model.learn(6, reset_num_timesteps=False)
+    assert fits == [20] and model._n_updates > updates
+
+
+def test_imagined_rows_go_where_the_real_ones_do(tmp_path):
+    make().learn(40).save(tmp_path / "full", full=True)
+    with pytest.warns(UserWarning, match="reward_scale=1.0, not 100.0: the memory begins empty"):
+        model = polopt.MBPO.load(tmp_path / "full", env="Pendulum-v1", reward_scale=100.0)
+    assert len(model.real) == len(model.imagined) == 0
+
+
+def test_a_full_file_without_an_environment_keeps_its_replay(tmp_path):
+    whole = make().learn(40)
+    whole.save(tmp_path / "full", full=True)
+    assert len(polopt.MBPO.load(tmp_path / "full").replay_buffer) == 40
+    model = polopt.MBPO.load(tmp_path / "full")
+    model.save_replay_buffer(tmp_path / "rows.zip")
+    make().learn(10).save_replay_buffer(tmp_path / "ten.zip")
+    model.load_replay_buffer(tmp_path / "ten.zip")
+    model.set_env(polopt.make_env("Pendulum-v1"))
+    assert len(model.replay_buffer) == 10, "the user's, not the file's"
+    other = make()
+    other.load_replay_buffer(tmp_path / "rows.zip")
+    assert torch.equal(table(other.real), table(whole.real))
+
+
+def test_steps_of_a_rollout_that_a_callback_stopped_count_towards_the_next_fit():
+    model = make(train_freq=10, model_train_freq=30, learning_starts=10).learn(20)
+    left = []
+    stop = lambda *_: bool(left) and left.pop()
+    fits = []
+    fit = model.model.fit
+    model.model.fit = lambda obs, *rest: fits.append(len(obs)) or fit(obs, *rest)
+    for _ in range(3):
+        left[:] = [True] * 8  # nine steps, and the rollout is dropped
+        model.learn(100, callback=stop, reset_num_timesteps=False)
+    assert model._since_fit == 27 and not fits
+    model.learn(10, reset_num_timesteps=False)
+    assert len(fits) == 1 and model._since_fit == 0
+
+
+def test_lists_are_tuples():
+    model = make(rollout_schedule=[0, 2, 1, 3], model_arch=[8, 8], model_weight_decay=[1e-5] * 3)
+    assert model.rollout_schedule == (0, 2, 1, 3) and model.model_arch == (8, 8)
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +350,48 @@ def test_a_termination_function_that_is_not_one():
         make(Unknown(), termination_fn="sometimes")
 
 
+def test_what_is_set_later_is_checked_too(tmp_path):
+    model = make(Unknown(), termination_fn="never")
+    with pytest.raises(ValueError, match="must return a bool tensor"):
+        model.termination_fn = lambda *transition: 1.0
+    assert model.termination_fn == "never"
+    three = make(num_envs=3)
+    with pytest.raises(ValueError, match="whole episodes are counted in one world, not in 3"):
+        three.train_freq = (1, "episode")
+    make(train_freq=(1, "episode")).save(tmp_path / "episodes")
+    with pytest.raises(ValueError, match="whole episodes are counted in one world, not in 3"):
+        polopt.MBPO.load(tmp_path / "episodes", env="Pendulum-v1", num_envs=3)
+
+
+def test_before_there_is_an_environment(tmp_path):
+    model = polopt.MBPO("MlpPolicy", None)
+    model.set_random_seed(1)
+    with pytest.raises(RuntimeError, match=r"MBPO.replay_buffer: there are no networks yet"):
+        _ = model.replay_buffer
+    with pytest.raises(RuntimeError, match=r"MBPO.save_replay_buffer: there are no networks yet"):
+        model.save_replay_buffer(tmp_path / "none.zip")
+    make().save(tmp_path / "plain")
+    model = polopt.MBPO.load(tmp_path / "plain")
+    model.model.start(np.zeros((4, 3)))
+    with pytest.raises(RuntimeError, match="no environment to say which transitions end an episode"):
+        model.model.step(torch.zeros(4, 1))
+    with pytest.raises(ValueError, match=r"obs \(4, 2\) must be states \[N, 3\]"):
+        model.model.start(np.zeros((4, 2)))
+
+
+def test_observations_that_another_wrapper_normalises():
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    with pytest.raises(NotImplementedError, match="VecNormalize's moments go on"):
+        make(VecNormalize(make_vec_env("Pendulum-v1")), termination_fn="never")
+    for name in ("normalize_obs", "normalize_reward", "standardize"):
+        with pytest.raises(
+            NotImplementedError, match=f"{name}=True: observations and rewards are modelled as they are"
+        ):
+            make(**{name: True})
+
+
 def test_observations_that_are_no_flat_vector():
     class Picture(Unknown):
         observation_space = gym.spaces.Box(-1, 1, (2, 2))
@@ -271,6 +408,7 @@ def test_observations_that_are_no_flat_vector():
         (dict(rollout_schedule=(20, 20, 1, 15)), r"rollout_schedule=\(20, 20, 1, 15\) must have 0 <= e0 < e1"),
         (dict(rollout_schedule=(20, 150, 1)), "must be four whole numbers"),
         (dict(model_weight_decay=(1e-5, 1e-5)), "must be 3 numbers of at least 0"),
+        (dict(model_weight_decay=("a", "b", "c")), "must be 3 numbers of at least 0"),
         (dict(model_arch=()), r"model_arch=\(\) must be widths"),
         (dict(real_ratio=1.5), r"real_ratio=1.5 is outside \[0, 1\]"),
         (dict(learning_starts=0), r"learning_starts=0 is outside \[5, inf\)"),
