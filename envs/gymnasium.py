@@ -187,6 +187,7 @@ class GymnasiumVector(HostEnv):
             )
             mode = AutoresetMode.NEXT_STEP
         self.mode = mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
+        self.reset_rows = int(self.mode is AutoresetMode.NEXT_STEP)
         self.envs = envs
         self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
         self.id = envs.spec.id if envs.spec is not None else None

@@ -809,7 +809,7 @@ class REINFORCE(_REINFORCE):
         learning_rate: Schedule = 0.0003,
         n_steps: int = 2048,
         gamma: float = 0.99,
-        gae_lambda: float = 0.95,
+        gae_lambda: float = 1.0,
         normalize_advantage: bool = False,
         max_grad_norm: float | None = 0.5,
         use_sde: bool = False,

@@ -89,6 +89,8 @@ class Env(ABC):
     host: bool = False
     exact_state: bool = True
     max_episode_steps: int | None = None
+    reset_rows: int = 0
+    """Steps that a reset after an episode takes, which are no transitions: 1 in Gymnasium's NEXT_STEP vector environments."""
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> Obs:
@@ -282,7 +284,7 @@ class Wrapper(Env):
         self.env = env
         self.num_envs, self.device, self.host = env.num_envs, env.device, env.host
         self.observation_space, self.action_space = env.observation_space, env.action_space
-        self.id, self.max_episode_steps = env.id, env.max_episode_steps
+        self.id, self.max_episode_steps, self.reset_rows = env.id, env.max_episode_steps, env.reset_rows
 
     def _begin(self, obs: Obs) -> Obs:
         """The first observation of an episode, as this wrapper shows it."""

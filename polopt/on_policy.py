@@ -286,10 +286,14 @@ class OnPolicy(Agent):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         b = self.prepare(batch)
+        if not len(b):  # steps that were spent on resets, all of them
+            return {}
         self._train(True)
-        metrics = self.improve(b)
-        metrics |= self.finish(b)
-        self._train(False)
+        try:
+            metrics = self.improve(b)
+            metrics |= self.finish(b)
+        finally:
+            self._train(False)
         self._rollout = None
         return metrics | self.diagnose(b)
 

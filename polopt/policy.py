@@ -126,7 +126,6 @@ class GaussianHead(Head):
         self.log_std = (
             nn.Linear(size, dim) if state_dependent else nn.Parameter(torch.full((dim,), float(log_std_init)))
         )
-        self.log_std_init = log_std_init
 
     def forward(self, x: Tensor) -> Tensor:
         mean = self.linear(x)
@@ -317,8 +316,13 @@ class Policy(nn.Module):
         """
         return to_tensor(self.observation_space, observation, self.device)
 
+    def _need_critic(self, what: str) -> None:
+        if self.critic_head is None:
+            raise RuntimeError(f"{what}: this policy has no value network (REINFORCE has one with baseline='value')")
+
     def predict_values(self, obs: Any) -> Tensor:
         """V(obs) as stable-baselines3 shapes it, ``[B, 1]``."""
+        self._need_critic("predict_values")
         return self.value(obs).unsqueeze(-1)
 
     def predict(
@@ -386,6 +390,8 @@ class ActorCritic(Policy):
                 raise NotImplementedError("a mixture's standard deviations do not depend on the state here")
             self.head = MixtureHead(self.trunk.out_features, distribution, log_std_init)
         else:
+            if state_dependent_std:
+                raise ValueError(f"state_dependent_std=True: {action_space} has no standard deviation; leave it out")
             self.head = LinearHead(self.trunk.out_features, distribution)
         if critic:
             self.make_critic(
@@ -407,6 +413,9 @@ class ActorCritic(Policy):
                 orthogonal_(self.critic_head, 1.0)
                 if self.critic_encoder is not self.encoder:
                     orthogonal_(self.critic_encoder.extractor)
+        if log_std_init and state_dependent_std:
+            with torch.no_grad():
+                self.head.log_std.bias += log_std_init
 
     def of(self, features: Tensor) -> Tensor:
         return self.head(self.trunk(features))
@@ -447,13 +456,11 @@ class ActorCritic(Policy):
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values ``[B]``, log-probabilities ``[B]`` and entropies ``[B]`` of given actions (stable-baselines3's order)."""
+        self._need_critic("evaluate_actions")
         params, values = self.both(obs)
-        d = self.distribution
-        return (
-            values,
-            d.log_prob(params, actions.reshape(len(actions), -1) if isinstance(d, DiagGaussian) else actions),
-            d.entropy(params),
-        )
+        if isinstance(self.action_space, (spaces.Box, spaces.MultiBinary)):
+            actions = actions.reshape(len(actions), -1)
+        return values, self.distribution.log_prob(params, actions), self.distribution.entropy(params)
 
 
 def widths(net_arch: Any, *names: str) -> dict[str, list[int]]:

@@ -53,7 +53,8 @@ def check_action_space(space: Space, allowed: tuple[type, ...], who: str) -> Non
         raise ValueError(f"{who} does not support the action space {space}; it supports {names}")
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
-            f"{who} needs an action space with finite bounds, not {space}: rescale it with gymnasium.wrappers.RescaleAction or give the bounds"
+            f"{who} needs an action space with finite bounds, not {space}: give it some, "
+            "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(low, high, shape))"
         )
     if isinstance(space, spaces.Discrete) and space.start != 0:
         raise ValueError(f"{who}: Discrete(start={space.start}) is not supported; let it start at 0")

@@ -45,6 +45,7 @@ class REINFORCE(OnPolicy):
     @dataclass(frozen=True, kw_only=True)
     class Config(OnPolicyConfig):
         normalize_advantage: bool = hyper(False, doc="standardise G - b over the batch")
+        gae_lambda: float = hyper(1.0, "[1, 1]", "returns are Monte Carlo's")
         baseline: str = hyper("mean", "none|mean|value", "b: 0, the batch's mean return, or a learned V(s)")
         tail: str = hyper("complete", "complete|zero", "steps without an end: left out, or as if 0 followed")
         discount_states: bool = hyper(
@@ -58,11 +59,13 @@ class REINFORCE(OnPolicy):
 
     def _check_sizes(self) -> None:
         super()._check_sizes()
-        longest = self.env.max_episode_steps if self.env is not None else None
-        if self.config.tail == "complete" and longest is not None and self.config.n_steps < longest:
+        if self.env is None or self.env.max_episode_steps is None or self.config.tail != "complete":
+            return
+        longest = self.env.max_episode_steps + self.env.reset_rows
+        if self.config.n_steps < longest:
             raise ValueError(
-                f"REINFORCE: n_steps={self.config.n_steps} is less than the {longest} steps of a whole episode; raise it, "
-                "or set tail='zero' to learn from unfinished episodes too"
+                f"REINFORCE: n_steps={self.config.n_steps} is less than the {longest} steps of a whole episode"
+                f"{' and its reset' * self.env.reset_rows}; raise it, or set tail='zero' to learn from unfinished episodes too"
             )
 
     def estimate(self, b: Batch) -> Batch:
@@ -100,7 +103,7 @@ class REINFORCE(OnPolicy):
 
     def rows(self, b: Batch) -> Batch:
         b = super().rows(b)
-        if len(b) == 0:
+        if len(b) == 0 and self.c.tail == "complete":
             raise ValueError(
                 f"REINFORCE: no episode ended within n_steps={self.c.n_steps}; raise it, or set tail='zero'"
             )

@@ -247,3 +247,78 @@ def test_what_could_only_go_wrong_later():
     model = ppo(learning_rate=lambda left: left - 0.5 if left < 0.5 else 1e-3)
     with pytest.raises(ValueError, match=r"learning_rate is -0\.\d+ at progress 0\.\d+ of its schedule"):
         model.learn(320)
+
+
+# -- what a tour found ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ortho_init", [True, False])
+def test_noise_that_depends_on_the_state_begins_where_it_is_told(ortho_init):
+    options = dict(net_arch=[8], state_dependent_std=True, ortho_init=ortho_init)
+    model = ppo("Pendulum-v1", policy_kwargs=options | dict(log_std_init=-2.0), seed=0)
+    plain = ppo("Pendulum-v1", policy_kwargs=options, seed=0)
+    obs = torch.randn(64, 3)
+    of = lambda m: m.policy(obs).detach()[:, 1]
+    torch.testing.assert_close(of(model), of(plain) - 2.0)
+    if ortho_init:
+        torch.testing.assert_close(of(model), torch.full((64,), -2.0), atol=0.2, rtol=0)
+
+
+def test_actions_without_a_standard_deviation_have_none_that_depends_on_the_state():
+    with pytest.raises(ValueError, match=r"state_dependent_std=True: Discrete\(2\) has no standard deviation"):
+        ppo(policy_kwargs=dict(state_dependent_std=True))
+
+
+def vector(**kwargs):
+    return gymnasium.make_vec("Pendulum-v1", num_envs=2, vectorization_mode="sync", max_episode_steps=6, **kwargs)
+
+
+@pytest.mark.parametrize("method", ["A2C", "PPO", "TRPO", "NPG", "FixPO", "TayPO", "VMPO", "PMOE", "REINFORCE"])
+def test_a_rollout_of_nothing_but_resets(method):
+    """Worlds that end together in NEXT_STEP, one step a rollout: every seventh has no transition."""
+    cls = getattr(polopt, method)
+    more = {"tail": "zero", "batch_size": 2}
+    more = {name: value for name, value in more.items() if hasattr(cls, name)}
+    model = cls("MlpPolicy", vector(), n_steps=1, seed=0, policy_kwargs=dict(net_arch=[8]), **more)
+    updates = []
+    update = model.update
+    model.update = lambda batch: updates.append(update(batch)) or updates[-1]
+    model.learn(2 * 16, log_interval=1)
+    assert [not log for log in updates] == [k % 7 == 6 for k in range(len(updates))]
+    assert len(updates) > 14
+
+
+def test_a_whole_episode_and_its_reset():
+    with pytest.raises(ValueError, match=r"n_steps=200 is less than the 201 steps of a whole episode and its reset"):
+        polopt.REINFORCE("MlpPolicy", gymnasium.make_vec("Pendulum-v1", 2, vectorization_mode="sync"), n_steps=200)
+    polopt.REINFORCE("MlpPolicy", "Pendulum-v1", n_steps=200)
+
+
+def test_reinforce_has_no_lambda():
+    with pytest.raises(ValueError, match=r"gae_lambda=0.95 is outside \[1, 1\]"):
+        polopt.REINFORCE("MlpPolicy", "CartPole-v1", gae_lambda=0.95)
+
+
+def test_what_is_asked_of_a_policy_directly():
+    class Switches(gymnasium.Env):
+        observation_space, action_space = spaces.Box(-1, 1, (3,)), spaces.MultiBinary([2, 2])
+
+    policy = ppo(Switches()).policy
+    obs, actions = torch.randn(5, 3), torch.randint(2, (5, 2, 2)).float()
+    for a, b in zip(
+        policy.evaluate_actions(obs, actions), policy.evaluate_actions(obs, actions.flatten(1)), strict=True
+    ):
+        assert a.shape == (5,) and torch.equal(a, b)
+    policy = polopt.REINFORCE("MlpPolicy", "CartPole-v1").policy
+    for ask in (lambda: policy.predict_values(obs), lambda: policy.evaluate_actions(obs, actions)):
+        with pytest.raises(RuntimeError, match=r"no value network \(REINFORCE has one with baseline='value'\)"):
+            ask()
+
+
+def test_a_box_without_bounds_and_the_way_out():
+    class Free(gymnasium.Env):
+        observation_space, action_space = spaces.Box(-1, 1, (3,)), spaces.Box(-np.inf, np.inf, (2,))
+
+    with pytest.raises(ValueError, match=r"gymnasium.wrappers.TransformAction"):
+        ppo(Free())
+    ppo(gymnasium.wrappers.TransformAction(Free(), lambda action: action, spaces.Box(-1.0, 1.0, (2,))))
