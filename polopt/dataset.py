@@ -32,7 +32,7 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Recorded steps, in the environment's own units.
+    """Recorded steps, in the environment's own units. The rows are read-only, and what they were made of is to stay as it is.
 
     Raises:
         DatasetError: lengths differ, a number is not finite, or there is no row.
@@ -63,9 +63,15 @@ class Dataset:
     """where it is from"""
 
     def __post_init__(self) -> None:
+        for name in ("obs", "next_obs"):
+            if isinstance(getattr(self, name), dict):
+                raise DatasetError(f"{self.name}: {name} is a dict: lay its entries side by side, [n, O]")
         n = len(self.reward)
         if n == 0:
             raise DatasetError(f"{self.name}: there is no row")
+        if self.reference is not None:
+            low, high = map(float, self.reference)
+            object.__setattr__(self, "reference", (low, high))
         flat = lambda x: np.ascontiguousarray(np.asarray(x, np.float32).reshape(len(x), -1))
         given = {"obs": flat(self.obs), "action": flat(self.action)}
         given["reward"] = np.asarray(self.reward, np.float32).reshape(-1)
@@ -79,6 +85,8 @@ class Dataset:
             if x.dtype == np.float32 and not np.isfinite(x).all():
                 row = int(np.flatnonzero(~np.isfinite(x).reshape(n, -1).all(1))[0])
                 raise DatasetError(f"{self.name}: {name} is not finite in row {row}: {x[row].tolist()}")
+            x = x.view()
+            x.flags.writeable = False  # the hash is of these rows
             object.__setattr__(self, name, x)
         if self.next_obs is not None and self.next_obs.shape != self.obs.shape:
             raise DatasetError(f"{self.name}: next_obs of shape {self.next_obs.shape} beside obs of {self.obs.shape}")
@@ -110,12 +118,17 @@ class Dataset:
         """One after the other; an episode that a part leaves open is truncated there.
 
         Raises:
-            DatasetError: some have ``next_obs`` and some do not, or their spaces differ.
+            DatasetError: there is none; some have ``next_obs`` and some do not, or their widths or spaces differ.
         """
+        if not parts:
+            raise DatasetError(f"{name}: there are no parts to put together")
         first = parts[0]
         for p in parts[1:]:
             if (p.next_obs is None) != (first.next_obs is None):
                 raise DatasetError(f"{name}: {first.name} and {p.name} do not both have next_obs")
+            for what in ("obs", "action"):
+                if (theirs := getattr(p, what).shape[1]) != (mine := getattr(first, what).shape[1]):
+                    raise DatasetError(f"{name}: {what} has {mine} numbers a row in {first.name}, {theirs} in {p.name}")
             p.check(first.observation_space, first.action_space)
         truncated = [p.truncated.copy() for p in parts]
         for p, cut in zip(parts, truncated, strict=True):
@@ -124,7 +137,10 @@ class Dataset:
         next_obs = None if first.next_obs is None else np.concatenate([p.next_obs for p in parts])
         shared = set.intersection(*(set(p.infos) for p in parts))
         infos = {k: np.concatenate([p.infos[k] for p in parts]) for k in sorted(shared)}
-        return replace(first, **columns, truncated=np.concatenate(truncated), next_obs=next_obs, infos=infos, name=name)
+        of_all = {k: getattr(first, k) for k in ("env_id", "reference")}
+        of_all = {k: v if all(getattr(p, k) == v for p in parts) else None for k, v in of_all.items()}
+        columns |= {"truncated": np.concatenate(truncated), "next_obs": next_obs}
+        return replace(first, **columns, **of_all, infos=infos, name=name)
 
     # -- the two views ---------------------------------------------------------------------------------------------------
 
@@ -136,7 +152,8 @@ class Dataset:
         target masks. ``truncated`` then says that the row after this one is not the one that followed it.
         """
         if self.next_obs is not None:
-            row, next_obs = np.arange(len(self)), self.next_obs
+            row = np.arange(len(self))
+            next_obs = self.next_obs[row]
         else:
             row = np.flatnonzero(~self.truncated[:-1])
             next_obs = self.obs[row + 1]
@@ -157,6 +174,18 @@ class Dataset:
         """The undiscounted return of each of the :meth:`episodes`, float64."""
         starts = [rows.start for rows in self.episodes()]
         return np.add.reduceat(self.reward.astype(np.float64), starts)
+
+    def check_order(self) -> None:
+        """Raise DatasetError where rows inside an episode do not follow each other: a row's successor is another than the next
+        row's observation."""
+        if self.next_obs is None:
+            return
+        apart = jumps(self.obs, self.next_obs) & ~(self.terminated | self.truncated)[:-1]
+        if apart.any():
+            raise DatasetError(
+                f"{self.name}: row {int(apart.argmax())} is inside an episode, and its successor is not the next row's observation: "
+                "episodes are of consecutive steps; set truncated where they break off"
+            )
 
     # -- what it stands for ----------------------------------------------------------------------------------------------
 
@@ -309,10 +338,21 @@ def d4rl_score(returns: Any, reference: tuple[float, float]) -> Any:
     Args:
         returns: undiscounted, in the environment's units.
         reference: R_random and R_expert, which score 0 and 100.
+
+    Raises:
+        DatasetError: they are the same.
     """
     low, high = reference
+    if low == high:
+        raise DatasetError(f"reference={(low, high)}: the returns of a random and of an expert policy must differ")
     score = 100 * (np.asarray(returns, np.float64) - low) / (high - low)
     return score if score.ndim else float(score)
+
+
+def jumps(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
+    """Whether each row's successor is another than the next row's observation, by more than 1e-6; a row fewer."""
+    apart = np.abs(next_obs[:-1].astype(np.float64) - obs[1:]) > 1e-6
+    return apart.any(tuple(range(1, apart.ndim)))
 
 
 def _host(x: Any) -> np.ndarray:

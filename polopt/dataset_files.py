@@ -26,7 +26,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from .config import whole_number
-from .dataset import Dataset, DatasetError
+from .dataset import Dataset, DatasetError, jumps
 from .files import atomic
 
 __all__ = [
@@ -158,12 +158,7 @@ def write_minari(dataset: Dataset, dataset_id: str, folder: str | os.PathLike[st
     check_id(dataset_id)
     if dataset.next_obs is None or dataset.observation_space is None or dataset.action_space is None:
         raise DatasetError(f"{dataset.name}: Minari needs the spaces and the last observation of each episode")
-    jumps = _jumps(dataset.obs, dataset.next_obs) & ~(dataset.terminated | dataset.truncated)[:-1]
-    if jumps.any():
-        raise DatasetError(
-            f"{dataset.name}: row {int(jumps.argmax())} is inside an episode, and its successor is not the next row's observation: "
-            "Minari's episodes hold consecutive steps; set truncated where they break off"
-        )
+    dataset.check_order()
     folder = root() / dataset_id if folder is None else Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists: choose another id, or delete it")
@@ -292,7 +287,7 @@ def read_d4rl(path: str | os.PathLike[str], env_id: str | None = None, horizon: 
                 raise DatasetError(
                     f"{path}: next_observations {next_obs.shape} and observations {obs.shape} differ in shape"
                 )
-            truncated = np.concatenate([_jumps(obs, next_obs) & ~terminated[:-1], [False]])
+            truncated = np.concatenate([jumps(obs, next_obs) & ~terminated[:-1], [False]])
         else:
             raise DatasetError(
                 f"{path} has no timeouts: read it by read_d4rl(path, horizon=...), the steps after which its episodes were cut"
@@ -333,12 +328,6 @@ def write_d4rl(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
     with atomic(path) as f:
         f.write(buffer.getbuffer())
     return path
-
-
-def _jumps(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
-    """Whether each row's successor is another than the next row's observation, by more than 1e-6; a row fewer."""
-    apart = np.abs(next_obs[:-1].astype(np.float64) - obs[1:]) > 1e-6
-    return apart.reshape(len(apart), -1).any(-1)
 
 
 def _after(terminated: np.ndarray, horizon: int) -> np.ndarray:

@@ -36,11 +36,7 @@ def learn(
     progress_bar: bool,
 ) -> None:
     """See :meth:`polopt.agent.Agent.learn`."""
-    if agent.env is None:
-        raise ValueError("this model has no environment: pass env at construction or load, or call set_env")
-    whole_number("total_timesteps", total_timesteps)
-    if log_interval is not None:
-        whole_number("log_interval", log_interval, 1)
+    check(agent, total_timesteps, log_interval)
     if reset_num_timesteps or agent._last_obs is None:
         _reset(agent)
     if agent.normalizer is not None and (agent.config.normalize_obs or agent.config.normalize_reward):
@@ -48,6 +44,15 @@ def learn(
     _learn(
         agent, _Rollouts, int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
     )
+
+
+def check(agent: Agent, total_timesteps: int, log_interval: int | None) -> None:
+    """Raise where :func:`learn` could not begin."""
+    if agent.env is None:
+        raise ValueError("this model has no environment: pass env at construction or load, or call set_env")
+    whole_number("total_timesteps", total_timesteps)
+    if log_interval is not None:
+        whole_number("log_interval", log_interval, 1)
 
 
 def _reset(agent: Agent) -> None:
@@ -195,18 +200,26 @@ def _iterate(agent: Agent, turn: Any, total: int, callbacks: _Callbacks, log_int
             metrics = {}
         if agent._commit is not None and not agent._commit(agent):
             break
+    _finite(agent, metrics)  # of what no line was written
 
 
-def _log(agent: Agent, metrics: dict[str, torch.Tensor]) -> None:
-    """One line: one copy from the device, stable-baselines3's keys."""
+def _finite(agent: Agent, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The metrics in one copy from the device; raises NonFiniteError where training diverged."""
     names = list(metrics)
     values = torch.stack([metrics[k].to(agent.device, torch.float32) for k in names]).tolist() if names else []
-    for name, value in zip(names, values, strict=True):
+    numbers = dict(zip(names, values, strict=True))
+    for name, value in numbers.items():
         if not np.isfinite(value) and name != "explained_variance":
             raise NonFiniteError(
                 f"train/{name} is {value} at step {agent.num_timesteps}: training diverged. {agent.remedy}; earlier "
                 "checkpoints are kept"
             )
+    return numbers
+
+
+def _log(agent: Agent, metrics: dict[str, torch.Tensor]) -> None:
+    """One line, stable-baselines3's keys."""
+    for name, value in _finite(agent, metrics).items():
         agent.logger.record(f"train/{name}", value)
     agent.logger.record("train/learning_rate", agent.lr_schedule(agent._progress))
     agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
@@ -251,7 +264,15 @@ class _Callbacks:
     def start(self, scope: dict[str, Any]) -> None:
         if self.callback is not None:
             self.scope = scope | {"env": self.agent.get_env()}
-            self.callback.init_callback(self.agent)
+            try:
+                self.callback.init_callback(self.agent)
+            except AssertionError as error:  # stable-baselines3's, of a training environment that is None
+                if self.agent.env is not None:
+                    raise
+                raise ValueError(
+                    f"callback={type(self.callback).__name__} asks for the model's environment, and it has none: pass env at "
+                    "construction or load, or call set_env"
+                ) from error
             self.callback.on_training_start(dict(self.scope), {})
 
     def end(self) -> None:

@@ -53,7 +53,8 @@ class Replay:
         reward: tuple[float, float] = (1.0, 0.0), read: Callable[[Batch], Batch] | None = None,
         extras: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        self.observation_space, self.gamma, self.n_steps, self.num_envs = observation_space, gamma, n_steps, num_envs
+        self.observation_space, self.action_space = observation_space, action_space
+        self.gamma, self.n_steps, self.num_envs = gamma, n_steps, num_envs
         self.encode = encoder or (lambda obs: encode(observation_space, obs))
         self.reward, self.read = None if reward == (1.0, 0.0) else reward, read
         size = encoded_size(observation_space)

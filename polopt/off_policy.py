@@ -510,11 +510,14 @@ class OffPolicy(Agent):
     ) -> Self:  # fmt: skip
         """As :meth:`polopt.agent.Agent.learn`; ``log_interval`` counts episodes. After :meth:`learn_offline` the memory keeps
         the dataset's rows and has room for ``buffer_size`` more."""
+        from .loop import check
+
         if self._awaited is not None:
             raise DatasetError(
                 "this model was learning from a dataset: give it, learn_offline(dataset, 0), before learn"
             )
         if self.dataset is not None:
+            check(self, total_timesteps, log_interval)  # or the dataset would be let go for nothing
             self.memory.make_room(self.config.buffer_size)
             self.dataset = None
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -556,7 +559,8 @@ class OffPolicy(Agent):
         dataset = load_dataset(dataset)
         if not hasattr(self, "nets"):
             self._take_spaces(dataset)
-        dataset.check(self.observation_space, self.action_space)
+        else:
+            dataset.check(self.observation_space, self.action_space)
         if self._awaited not in (None, dataset.hash):
             raise DatasetError(f"{dataset.name} holds other rows than the dataset that this model was learning from")
         if self.dataset is None or self.dataset.hash != dataset.hash:
@@ -577,6 +581,7 @@ class OffPolicy(Agent):
             raise DatasetError(f"{dataset.name} does not say its spaces: construct the model with an environment")
         check_observation_space(dataset.observation_space)
         check_action_space(dataset.action_space, self.action_spaces, type(self).__name__)
+        dataset.check(dataset.observation_space, dataset.action_space)
         self.observation_space, self.action_space = dataset.observation_space, dataset.action_space
         self.n_envs, self.normalizer = None, None
         self._setup_model()
@@ -588,8 +593,10 @@ class OffPolicy(Agent):
             edge: how far scaled actions keep from the ends of [-1, 1].
 
         Raises:
-            DatasetError: there are none.
+            DatasetError: there are none; or ``n_steps`` is more than 1, and rows inside an episode do not follow each other.
         """
+        if isinstance(data, Dataset) and self.config.n_steps > 1:
+            data.check_order()
         rows = data.transitions() if isinstance(data, Dataset) else data
         if not len(rows):
             raise DatasetError(f"{data.name if isinstance(data, Dataset) else 'the data'} has no whole transition")
@@ -603,23 +610,36 @@ class OffPolicy(Agent):
         return memory
 
     def _take_dataset(self, dataset: Dataset) -> None:
-        """Fill a new memory with the dataset's transitions. What the model remembered before is forgotten."""
+        """Fill a new memory with the dataset's transitions. What the model remembered before is forgotten; where that fails or
+        is interrupted, the model is as it was."""
         unset = self.config.standardize and not self.policy.encoder.has_moments
         if unset and self._n_updates:
             raise ValueError(
                 "standardize=True: this model has learned from observations as they are; construct a new one for the dataset"
             )
-        if unset:
-            mean, std = (torch.from_numpy(f(dataset.obs, 0, np.float64)) for f in (np.mean, np.std))
-            for encoder in (m for net in self.nets.values() for m in net.modules() if isinstance(m, Encoder)):
-                encoder.mean.copy_(mean)
-                encoder.scale.copy_(std + 1e-3)
         if self.dataset is None and len(self.memory):
             warnings.warn(
                 f"{len(self.memory):,} transitions in memory give way to those of {dataset.name}", stacklevel=3
             )
-        self.memory, self.dataset = self.as_replay(dataset), dataset
-        self.pretrain(self.memory)
+        before = self.memory
+        try:
+            if unset:
+                mean, std = (torch.from_numpy(f(dataset.obs, 0, np.float64)) for f in (np.mean, np.std))
+                self._write_moments(mean, std + 1e-3)
+            self.memory = self.as_replay(dataset)
+            self.pretrain(self.memory)
+        except BaseException:
+            self.memory = before
+            if unset:
+                self._write_moments(torch.zeros(()), torch.ones(()))
+            raise
+        self.dataset = dataset
+
+    def _write_moments(self, mean: Tensor, scale: Tensor) -> None:
+        """What every encoder standardises by."""
+        for encoder in (m for net in self.nets.values() for m in net.modules() if isinstance(m, Encoder)):
+            encoder.mean.copy_(mean)
+            encoder.scale.copy_(scale)
 
     log_every: ClassVar[str] = "episodes"
 
@@ -665,9 +685,8 @@ class OffPolicy(Agent):
 
     def _take_rows(self, rows: dict[str, Any], of: dict[str, Any]) -> None:
         """The rows of a checkpoint, if they are what this model would remember."""
-        mine = self._stored()
-        if other := [f"{name}={value}, not {mine[name]}" for name, value in of.items() if value != mine[name]]:
-            warnings.warn(f"the file's transitions are of {'; '.join(other)}: the memory begins empty", stacklevel=6)
+        if other := self._other(of):
+            warnings.warn(f"the file's transitions are of {other}: the memory begins empty", stacklevel=6)
             return
         if (n := len(rows["table"])) > self.memory.capacity:
             raise ValueError(f"buffer_size={self.config.buffer_size} is less than the {n} transitions of the file")
@@ -686,6 +705,26 @@ class OffPolicy(Agent):
             "gamma": c.gamma, "n_steps": c.n_steps, "reward_scale": c.reward_scale, "reward_shift": c.reward_shift,
             "moments": self.policy.encoder.moments(),
         }  # fmt: skip
+
+    def _other(self, of: dict[str, Any]) -> str:
+        """In words, where rows that depend on this differ from what the model would remember; empty where they do not."""
+        mine = self._stored()
+        return "; ".join(f"{name}={value}, not {mine[name]}" for name, value in of.items() if value != mine[name])
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: Any = "auto") -> None:
+        """As :meth:`polopt.agent.Agent.set_parameters`. Rows in memory that were standardised by other moments than those it
+        takes are forgotten, with a warning."""
+        self._need_networks("set_parameters")
+        before = self.policy.encoder.moments()
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        if self.policy.encoder.moments() != before and (len(self.memory) or isinstance(self.memory, Mix)):
+            prior = " and the prior data" if isinstance(self.memory, Mix) else ""
+            warnings.warn(
+                f"{len(self.memory):,} transitions in memory{prior} were standardised by other moments: they are forgotten",
+                stacklevel=2,
+            )
+            self.memory = self.make_memory(self.config.buffer_size, getattr(self, "n_envs", None) or 1)
+            self.dataset = None
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """Read what :meth:`save_replay_buffer` wrote.
@@ -707,10 +746,11 @@ class OffPolicy(Agent):
             if value != mine[name]:
                 raise ValueError(f"{path} holds rows of {name}={value}, this model has {name}={mine[name]}")
         state = state | {"pending": []} if truncate_last_traj else state
-        if self.dataset is None:
+        if self.dataset is None and self._awaited is None:
             self.memory.load_state_dict(state)
             return
-        ring = self.make_memory(self.config.buffer_size)  # the dataset's has room for its own rows only
+        # A dataset's memory has room for its own rows only, and they may be more than buffer_size.
+        ring = self.make_memory(max(self.config.buffer_size, len(state["table"])))
         ring.load_state_dict(state)
         self._set_ring(ring)
-        self.dataset = None
+        self.dataset = self._awaited = None

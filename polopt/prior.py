@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from gymnasium import spaces
+from gymnasium import Space, spaces
 
 from .batch import Batch
 from .config import hyper
 from .dataset import Dataset
 from .memory import Mix, Replay
 from .off_policy import OffPolicy, OffPolicyConfig
+from .spaces import same
 
 __all__ = ["PriorData", "PriorDataConfig"]
 
@@ -84,6 +85,9 @@ class PriorData(OffPolicy):
                 raise ValueError(
                     f"prior data of {name} {getattr(prior, name)} does not fit this model's {getattr(mine, name)}"
                 )
+        for name in ("observation_space", "action_space"):
+            if not same(theirs := getattr(prior, name), ours := getattr(mine, name)):
+                raise ValueError(f"prior data of {name} {theirs} does not fit this model's {ours}")
         if prior.moments != mine.moments:
             raise ValueError("prior data holds observations that were standardised otherwise than this model's")
         return prior
@@ -97,22 +101,27 @@ class PriorData(OffPolicy):
         if not n:
             raise ValueError("the prior data is empty")
         inner = seen.spaces if isinstance(seen, spaces.Dict) else {}
-        wanted: list[tuple[str, Any, tuple[int, ...] | None]] = [("action", data.action, box.shape)]
+        wanted: list[tuple[str, Any, Space | None]] = [("action", data.action, box)]
         for name in ("obs", "next_obs"):
             if not inner:
-                wanted.append((name, data[name], seen.shape))
+                wanted.append((name, data[name], seen))
             elif not isinstance(data[name], dict) or set(data[name]) != set(inner):
                 raise ValueError(f"prior data: {name} must be a dict with the keys {list(inner)}")
             else:
-                wanted += [(f"{name}[{k!r}]", data[name][k], space.shape) for k, space in inner.items()]
-        wanted += [(name, data[name], ()) for name in ("reward", "terminated", "truncated") if name in data]
-        for name, x, shape in wanted:
-            if shape is not None and tuple(x.shape) != (n, *shape):
+                wanted += [(f"{name}[{k!r}]", data[name][k], space) for k, space in inner.items()]
+        wanted += [(name, data[name], None) for name in ("reward", "terminated", "truncated") if name in data]
+        for name, x, space in wanted:
+            shape = (n,) if space is None else (n, *space.shape)
+            if tuple(x.shape) != shape:
                 raise ValueError(
-                    f"prior data: {name} of shape {tuple(x.shape)} does not fit: expected {(n, *shape)}, as there are {n} actions"
+                    f"prior data: {name} of shape {tuple(x.shape)} does not fit: expected {shape}, as there are {n} actions"
                 )
             if x.is_floating_point() and not bool(torch.isfinite(x.sum())):
                 raise ValueError(f"prior data: {name} is not finite")
+            if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+                count = torch.as_tensor(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+                if bool(((x.cpu() < 0) | (x.cpu() >= count)).any()):
+                    raise ValueError(f"prior data: {name} has numbers that {space} has not")
         low, high = (torch.as_tensor(x, dtype=torch.float32) for x in (box.low, box.high))
         action, slack = data.action.cpu().float(), 1e-3 * (high - low)
         if bool(((action < low - slack) | (action > high + slack)).any()):
@@ -121,10 +130,22 @@ class PriorData(OffPolicy):
         return data.only(*needed).plus(action=data.action.cpu(), truncated=cut, terminated=data.terminated.bool())
 
     def _take_dataset(self, dataset: Dataset) -> None:
-        prior = self.memory.second if isinstance(self.memory, Mix) else None
+        prior, before = self.memory.second if isinstance(self.memory, Mix) else None, self.policy.encoder.moments()
         super()._take_dataset(dataset)
         if prior is not None:
+            if self.policy.encoder.moments() != before:
+                prior = self._standardized(prior)
             self.memory = Mix(self.memory, prior, self.config.prior_share)
+
+    def _standardized(self, prior: Replay) -> Replay:
+        """Rows that came before the moments, as the policy's encoder gives them now; another model may hold the former."""
+        again, encoder = self.make_memory(len(prior)), self.policy.encoder
+        again.load_state_dict(prior.state_dict())
+        again.added += len(again)  # to checkpoints they are new rows
+        rows = again.rows()
+        for x in (rows.obs, rows.next_obs):
+            x.sub_(encoder.mean).div_(encoder.scale)
+        return again
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         if self.config.prior_share and not isinstance(self.memory, Mix):
@@ -139,7 +160,12 @@ class PriorData(OffPolicy):
         return super().training_state() | {"prior": prior}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
-        if state["prior"] is not None:
+        if state["prior"] is not None and (other := self._other(state.get("of", {}))):
+            warnings.warn(
+                f"the file's prior data is of {other}: it is left out, and may be given again by add_prior",
+                stacklevel=4,
+            )
+        elif state["prior"] is not None:
             prior = self.make_memory(len(state["prior"]["table"]))
             prior.load_state_dict(state["prior"])
             mine = self.memory.first if isinstance(self.memory, Mix) else self.memory

@@ -2,6 +2,7 @@
 
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -197,12 +198,32 @@ def test_its_replay_buffer_is_its_own_experience():
         (filled(4), "prior data of widths"),
         (filled(3, gamma=0.9), r"prior data of gamma 0\.9 does not fit this model's 0\.99"),
         (filled(3, n_steps=2), "prior data of n_steps 2 does not fit"),
+        (
+            filled(3),
+            r"prior data of observation_space Box\(-1.0, 1.0, .* does not fit this model's Box\(\[-1. -1. -8.\]",
+        ),
         (Replay(5, spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (1,))), "empty"),
     ],
 )
 def test_prior_data_that_does_not_fit(data, words):
     with pytest.raises(ValueError, match=words):
         make().add_prior(data)
+
+
+@pytest.mark.parametrize(
+    ("space", "bad"), [(spaces.Discrete(3), [3]), (spaces.MultiDiscrete([3, 2]), [[0, 2]]), (spaces.Discrete(3), [-1])]
+)
+def test_prior_numbers_that_the_space_has_not(space, bad):
+    class Numbered(gym.Env):
+        observation_space, action_space = space, spaces.Box(-2, 2, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(space.shape, int), {}
+
+    rows = prior(1).plus(obs=torch.tensor(bad), next_obs=torch.zeros_like(torch.tensor(bad)))
+    with pytest.raises(ValueError, match=r"obs has numbers that .*Discrete.* has not"):
+        make(Numbered()).add_prior(rows)
+    assert len(make(Numbered()).add_prior(rows.plus(obs=rows.next_obs)).memory.second) == 1
 
 
 def test_prior_data_is_given_once():
@@ -229,5 +250,9 @@ def test_resumed_with_its_prior_data(tmp_path):
     for model in (whole, resumed):
         model.learn(30, reset_num_timesteps=False)
     assert torch.equal(vector(whole), vector(resumed))
+    with pytest.warns(UserWarning) as told:
+        other = polopt.RLPD.load(tmp_path / "half", env="Pendulum-v1", gamma=0.5)
+    assert any("the file's prior data is of gamma=0.99, not 0.5: it is left out" in str(w.message) for w in told)
+    assert other.add_prior(prior()).memory.second.rows().discount.unique().tolist() == [0.5]
     obs = np.zeros((1, 3), np.float32)
     assert polopt.RLPD.load(tmp_path / "half").predict(obs, deterministic=True)[0].shape == (1, 1)

@@ -62,7 +62,7 @@ def test_transitions_and_episodes_by_d4rls_rules():
     b = data.transitions()
     assert b.row.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]  # not 6, a timeout; not 9, the last
     assert len(b) == len(data) - 1 - 1
-    assert torch.equal(b.next_obs, torch.from_numpy(data.obs)[b.row + 1])
+    assert torch.equal(b.next_obs, torch.tensor(data.obs)[b.row + 1])
     assert b.terminated.tolist() == [False] * 3 + [True] + [False] * 4
     assert b.truncated.tolist() == [False, False, False, True, False, True, False, True]  # no successor among the rows
     assert data.episodes() == [slice(0, 4), slice(4, 7), slice(7, 10)]
@@ -72,7 +72,7 @@ def test_transitions_and_episodes_by_d4rls_rules():
 def test_with_the_true_successors_every_row_is_a_transition():
     data = three_episodes()
     b = Dataset(**{k: getattr(data, k) for k in COLUMNS if k != "next_obs"}, next_obs=data.obs + 0.5).transitions()
-    assert len(b) == 10 and torch.equal(b.next_obs, torch.from_numpy(data.obs) + 0.5)
+    assert len(b) == 10 and torch.equal(b.next_obs, torch.tensor(data.obs) + 0.5)
     assert b.terminated.tolist() == flags(10, 3).tolist() and b.truncated.tolist() == flags(10, 3, 6, 9).tolist()
 
 
@@ -100,6 +100,13 @@ def test_a_stretch_of_rows_and_what_is_put_together():
         Dataset.concatenate([data, three_episodes(next_obs=data.obs)])
     with pytest.raises(TypeError):
         data[3]
+    with pytest.raises(DatasetError, match="no parts to put together"):
+        Dataset.concatenate([])
+    with pytest.raises(DatasetError, match=r"obs has 2 numbers a row in dataset, 3 in dataset"):
+        Dataset.concatenate([data, three_episodes(obs=np.zeros((10, 3)))])
+    parts = [three_episodes(env_id=name, reference=(0, 1)) for name in ("Hopper-v5", "Ant-v5")]
+    mixed = Dataset.concatenate(parts)
+    assert mixed.env_id is None and mixed.reference == (0, 1)
 
 
 def test_the_hash_is_that_of_the_rows():
@@ -124,6 +131,7 @@ NAN[4, 1] = np.nan
         (dict(next_obs=np.zeros((10, 3))), "next_obs of shape"),
         (dict(observation_space=spaces.Box(-1, 1, (3,))), "obs has 2 numbers a row"),
         (dict(infos={"qpos": np.zeros((3, 2))}), "infos/qpos has 3 rows"),
+        (dict(obs={"position": np.zeros((10, 2))}), "obs is a dict"),
         ({k: np.zeros((0, 1)) for k in ("obs", "action", "reward", "terminated", "truncated")}, "no row"),
     ],
 )
@@ -348,6 +356,14 @@ def test_rows_that_do_not_follow_each_other_are_no_minari_episodes(root: Path):
     half.mkdir(parents=True)
     (half / "main_data.hdf5").touch()
     assert list_datasets() == []
+
+
+def test_one_row_and_returns_of_numpys(root: Path, tmp_path: Path):
+    data = replace(walked(1, 1).dataset(), reference=(np.float32(0), np.float32(2)))
+    assert load_dataset(write_minari(data, "a/one-v0")).score(1.0) == 50
+    assert load_dataset(write_d4rl(data, tmp_path / "one.hdf5")).reference == (0, 2)
+    with pytest.raises(DatasetError, match=r"reference=\(1.0, 1.0\): the returns .* must differ"):
+        replace(data, reference=(1, 1)).score(1.0)
 
 
 def test_a_horizon_is_a_number_of_steps(tmp_path: Path):

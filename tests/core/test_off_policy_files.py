@@ -1,5 +1,7 @@
 """What a full model file goes on from where something is changed: the environment, hyperparameters, the memory."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -33,8 +35,7 @@ def dataset(reward=7.0, n=40):
     for _ in range(n):
         world.step_host(rng.uniform(-2, 2, (1, 1)).astype(np.float32))
     data = world.dataset()
-    data.reward[:] = reward
-    return data
+    return replace(data, reward=np.full(n, reward))
 
 
 # -- another environment -----------------------------------------------------------------------------------------------
@@ -165,6 +166,32 @@ def test_standardised_rows_are_told_apart(tmp_path):
     with pytest.raises(ValueError, match="standardised otherwise"):
         make("RLPD").add_prior(model.memory)
     model.learn_offline(dataset(), 1)  # its own again
+
+
+def test_rows_of_other_moments_are_forgotten(tmp_path):
+    model, other = (make(standardize=True).learn_offline(dataset(n=n), 1) for n in (40, 60))
+    model.save(tmp_path / "m")
+    model.set_parameters(tmp_path / "m")
+    assert len(model.memory) == 40 and model.dataset is not None
+    with pytest.warns(
+        UserWarning, match="60 transitions in memory were standardised by other moments: they are forgotten"
+    ):
+        other.set_parameters(tmp_path / "m")
+    assert len(other.memory) == 0 and other.memory.capacity == 500
+    other.learn_offline(dataset(), 0)
+    assert torch.equal(other.memory.rows().obs, model.memory.rows().obs)
+
+
+def test_a_memory_of_a_dataset_is_read_back(tmp_path):
+    """Into the model that wrote it, though it is larger than buffer_size; and into one that waits for its dataset."""
+    model = make(buffer_size=20).learn_offline(dataset(), 1)
+    model.save_replay_buffer(tmp_path / "rows")
+    model.save(tmp_path / "full", full=True)
+    model.load_replay_buffer(tmp_path / "rows")
+    assert len(model.memory) == 40
+    waiting = polopt.SAC.load(tmp_path / "full", env="Pendulum-v1")
+    waiting.load_replay_buffer(tmp_path / "rows")
+    assert len(waiting.learn(1).memory) == 40  # a ring: the oldest gave way
 
 
 def test_moments_come_before_learning():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 
 import polopt
 from polopt.dataset import Dataset, DatasetError
@@ -15,6 +17,7 @@ from polopt.run import RunError, new_run, reopen
 from polopt.spaces import encoded_size
 
 NET = dict(net_arch=[8])
+COLUMNS = ("obs", "action", "reward", "terminated", "truncated", "next_obs")
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +75,7 @@ def test_moments_stay_when_another_dataset_follows():
 def test_rewards_are_transformed_once_offline_and_online():
     data, model = recorded(), make(reward_scale=4.0, reward_shift=-0.5, learning_starts=0)
     model.learn_offline(data, 0)
-    torch.testing.assert_close(model.memory.rows().reward, 4 * torch.from_numpy(data.reward) - 0.5)
+    torch.testing.assert_close(model.memory.rows().reward, 4 * torch.tensor(data.reward) - 0.5)
     seen = []
     model.learn(3, callback=lambda scope, _: seen.append(float(scope["rewards"][0])) or True)
     assert model.memory.rows().reward[300:].tolist() == pytest.approx([4 * r - 0.5 for r in seen])
@@ -163,11 +166,14 @@ def test_a_run_holds_the_hash_and_not_the_rows(tmp_path: Path):
     assert not (tmp_path / "other").exists()
 
 
-def test_rlpd_takes_a_dataset_as_prior_data_and_as_its_own(tmp_path: Path):
+@pytest.mark.parametrize("standardize", [False, True])
+def test_rlpd_takes_a_dataset_as_prior_data_and_as_its_own(standardize: bool, tmp_path: Path):
     """Prior data stays beside a memory that is filled from a dataset and goes on online."""
     prior, own = recorded(60, 1), recorded(40, 2)
-    prior.action[:2] = [[2.0], [-2.0]]
-    model = make("RLPD", learning_starts=0, n_critics=2, gradient_steps=1).add_prior(prior)
+    prior = replace(prior, action=np.concatenate([[[2.0], [-2.0]], prior.action[2:]]))
+    model = make("RLPD", learning_starts=0, n_critics=2, gradient_steps=1, standardize=standardize).add_prior(prior)
+    given = model.memory.second.table.clone()
+    held = model.memory.second
     assert len(model.memory.second) == 60
     model.learn_offline(own, 2)
     assert len(model.memory) == 40 and len(model.memory.second) == 60
@@ -176,14 +182,99 @@ def test_rlpd_takes_a_dataset_as_prior_data_and_as_its_own(tmp_path: Path):
     inside = model.as_replay(prior, edge=1e-5)
     torch.testing.assert_close(inside.table, model.memory.second.table)
     assert inside.unpack(inside.table).action.abs().max() < 1
+    assert torch.equal(held.table, given), "another model's memory is written into"
+    model.save(tmp_path / "full", full=True)
+    again = polopt.load(tmp_path / "full", env="Pendulum-v1")
+    assert torch.equal(again.memory.second.table, model.memory.second.table)
+
+
+def test_a_run_on_a_dataset_beside_prior_data(tmp_path: Path):
+    """The first checkpoint holds the prior rows before there are moments, the later ones standardised."""
+    own, prior = (write_d4rl(recorded(n, n), tmp_path / f"{n}.hdf5") for n in (40, 60))
+    session = new_run("RLPD", "Pendulum-v1", 20, tmp_path / "run", dataset=own, prior=prior, policy_kwargs=NET, batch_size=16,
+                      standardize=True, n_critics=2)  # fmt: skip
+    session.cadence.every = 5
+    model = session.train(callback=lambda scope, _: scope["self"].num_timesteps < 12).model
+    again = reopen(tmp_path / "run").train().model
+    assert torch.equal(again.memory.second.table, model.memory.second.table)
+    torch.testing.assert_close(again.as_replay(recorded(60, 60), 1e-5).table, model.memory.second.table)
 
 
 def test_no_row_of_a_trajectory_is_lost_to_several_steps():
     data = recorded(60, 1)
+    data = replace(data, next_obs=np.roll(data.obs, -1, 0))
     model = make("SAC", n_steps=3, learning_starts=0, num_envs=2)
     model.learn_offline(data, 1)
     assert len(model.memory) == len(data.transitions())
     model.learn(6)  # two worlds after the dataset's one
+
+
+def test_rewards_of_several_steps_are_of_rows_that_follow_each_other():
+    with pytest.raises(DatasetError, match="row 0 is inside an episode, and its successor is not the next row's"):
+        make("SAC", n_steps=2).learn_offline(recorded(60), 1)
+    with pytest.raises(DatasetError, match="row 0 is inside an episode"):
+        make("RLPD", n_steps=2).add_prior(recorded(60))
+
+
+def test_a_dataset_that_is_refused_leaves_nothing_behind():
+    none, good, n = recorded(10), recorded(60), 10
+    none = replace(none, next_obs=None, truncated=np.ones(n, bool))
+    model = make()
+    with pytest.raises(DatasetError, match="no whole transition"):
+        model.learn_offline(none, 0)
+    model.learn_offline(good, 0)
+    np.testing.assert_allclose(model.policy.encoder.mean, good.obs.mean(0), rtol=1e-4)
+    bare = make(env=None)
+    with pytest.raises(DatasetError, match="a dataset has observations of a Box"):
+        bare.learn_offline(
+            replace(good, obs=good.obs[:, :1], next_obs=good.obs[:, :1], observation_space=Discrete(3)), 1
+        )
+    assert len(bare.learn_offline(good, 1).memory) == 60
+
+
+def test_an_interrupted_index_is_made_again(monkeypatch: pytest.MonkeyPatch):
+    def interrupted(memory):
+        raise KeyboardInterrupt
+
+    model = make("PRDC").learn_offline(recorded(60), 1)
+    before = model.memory
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(model, "pretrain", interrupted)
+        model.learn_offline(recorded(60, 3), 1)
+    assert model.memory is before and model.dataset.hash == recorded(60).hash
+    model.learn_offline(recorded(60, 3), 1)
+    assert np.array_equal(model.index.actions, model.memory.rows().action)
+
+
+@pytest.mark.parametrize("log_interval", [1000, None])
+def test_training_that_diverged_says_so_at_its_end(log_interval: int | None):
+    with pytest.raises(polopt.agent.NonFiniteError, match="training diverged"):
+        make(learning_rate=1e30).learn_offline(recorded(60), 50, log_interval=log_interval)
+
+
+def test_the_rows_of_a_dataset_stay_as_they_are():
+    data = recorded(60)
+    with pytest.raises(ValueError, match="read-only"):
+        data.reward[:] -= 100
+    batch = data.transitions()
+    for name in ("obs", "next_obs", "reward"):
+        batch[name].zero_()
+    assert data.hash == recorded(60).hash == Dataset(**{k: getattr(data, k) for k in COLUMNS}).hash
+
+
+def test_the_dataset_is_kept_where_learn_cannot_begin():
+    model = make(env=None, learning_starts=0).learn_offline(recorded(60), 1)
+    with pytest.raises(ValueError, match="no environment"):
+        model.learn(5)
+    assert model.dataset is not None and model.memory.capacity == 60
+
+
+def test_a_callback_that_asks_for_an_environment_where_there_is_none():
+    from stable_baselines3.common.callbacks import EvalCallback
+
+    evaluation = EvalCallback(polopt.envs.to_sb3(polopt.make_env("Pendulum-v1", max_episode_steps=3)), eval_freq=2)
+    with pytest.raises(ValueError, match="callback=EvalCallback asks for the model's environment, and it has none"):
+        make(env=None).learn_offline(recorded(60), 4, callback=evaluation)
 
 
 def test_rows_that_give_way_to_a_dataset_are_counted():
