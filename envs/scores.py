@@ -33,11 +33,21 @@ SCORES: dict[str, tuple[float, float]] = {
 """Task -> (return of a random policy, return of an expert)."""
 
 
+_KINDS = frozenset(
+    """random medium expert replay full simple human cloned demos clipped bc combined sparse mixed complete partial
+    u umaze maze big hardest large play diverse noisy multistart multigoal true false fixed g r gr
+    microwave kettle bottomburner light slider""".split()
+)
+"""The words by which D4RL's files, and Minari's of its tasks, go on after the task."""
+
+
 def reference(env_id: str) -> tuple[float, float] | None:
-    """Of ``Hopper-v5``, ``polopt/Hopper-v5`` or ``hopper-medium-v2``: that of hopper. None of a task that is not there."""
-    task = re.sub(r"-v\d+$", "", env_id.rsplit("/", 1)[-1].lower())
-    while task:
-        if task in SCORES:
-            return SCORES[task]
-        task = task.rpartition("-")[0]
-    return None
+    """Of ``Hopper-v5``, ``polopt/Hopper-v5`` or ``hopper-medium-v2``: that of hopper; of ``AntMaze_UMaze-v5`` and of D4RL's file
+    ``Ant_maze_u-maze_...``: that of antmaze. None of a task that is not there, or of another namespace."""
+    task = env_id.lower().removeprefix("polopt/").replace("_", "-")
+    task = re.sub(r"-v\d+(?=-|$)", "", task).replace("ant-maze", "antmaze").replace("mini-kitchen", "kitchen")
+    while task not in SCORES:
+        task, _, kind = task.rpartition("-")
+        if kind not in _KINDS:
+            return None
+    return SCORES[task]

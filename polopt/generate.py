@@ -2,7 +2,8 @@
 
 After D4RL (Fu et al., 2020, arXiv 2004.07219), in the environment of today: *random* is the untrained policy, *expert* the
 final one, *medium* the one that had reached a third of the way from the first's return to the last's, and *medium-replay*
-all that was seen on the way there. Policies act by sampling.
+all that was seen on the way there. Policies act by sampling; deterministic ones (TD3's, DDPG's) by their mode, and the
+trainer's ``action_noise`` where it has one.
 """
 
 from __future__ import annotations
@@ -97,12 +98,17 @@ def generate_all(
     if set(kinds) - {"random"}:
         stages = [(0, measure(), untrained)]
         every = max(train_steps // evaluations, 1)
-        while model.num_timesteps < train_steps:
-            due, first = min(every, train_steps - model.num_timesteps), model.num_timesteps == 0
-            model.learn(due, log_interval=None, reset_num_timesteps=first, progress_bar=progress_bar)
+
+        def keep(model: Any) -> bool:
+            """A stage where one is due; whether training goes on."""
+            if model.in_rollout or model.num_timesteps < min(stages[-1][0] + every, train_steps):
+                return True
             stages.append((model.num_timesteps, measure(), _policy(model)))
-            if medium_return is not None and "expert" not in kinds and stages[-1][1] >= medium_return:
-                break
+            return medium_return is None or "expert" in kinds or stages[-1][1] < medium_return
+
+        model._commit = keep  # one training: schedules are of all its steps
+        model.learn(train_steps, log_interval=None, progress_bar=progress_bar)
+        model._commit = None
         goal = medium_return
         best = max(s[1] for s in stages[1:])
         if medium_return is not None and best < medium_return:

@@ -164,6 +164,14 @@ def test_scores():
     assert polopt.normalized_score("HalfCheetah-v5", -280.178953) == 0
     assert polopt.normalized_score("halfcheetah-medium-replay-v2", 12135.0) == 100
     assert polopt.normalized_score("polopt/Hopper-v4", 1607.0139) == pytest.approx(50.0, abs=5e-5)
+    for name in ("Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse_fixed", "AntMaze_UMaze-v5", "antmaze-umaze-v2",
+                 "AntMaze_Large_Diverse_GR-v4"):  # fmt: skip
+        assert polopt.normalized_score(name, 1.0) == 100
+    assert polopt.normalized_score("mini_kitchen_microwave_kettle_light_slider-v0", 4.0) == 100
+    assert polopt.normalized_score("pen-v0_demos_clipped", 96.262799) == 0
+    for name in ("dm_control/hopper-hop-v0", "dm_control/hopper-v0", "hopper-hop-v0", "AntMaze_UMazeDense-v5", ""):
+        with pytest.raises(ValueError, match="no reference returns"):
+            polopt.normalized_score(name, 0.0)
     assert polopt.normalized_score("maze2d-umaze-dense-v1", [68.537689, 193.66285642381482]).tolist() == [0, 100]
     with pytest.raises(ValueError, match=r"Swimmer-v5.*halfcheetah"):
         polopt.normalized_score("Swimmer-v5", 1.0)

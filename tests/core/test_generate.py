@@ -11,6 +11,7 @@ from polopt import generate as module
 from polopt.cli import main
 from polopt.dataset_files import load_dataset
 from polopt.generate import KINDS, generate, generate_all
+from polopt.off_policy import OffPolicy
 
 TINY = dict(
     train_steps=120, evaluations=3, episodes=1, learning_starts=20, batch_size=8, env_kwargs={"max_episode_steps": 25},
@@ -34,6 +35,18 @@ def test_the_four_kinds_of_one_training():
 def test_the_same_seed_gives_the_same_rows(kind: str):
     one, two, other = (generate("Pendulum-v1", kind, 50, seed, **TINY) for seed in (0, 0, 1))
     assert one.hash == two.hash != other.hash
+
+
+def test_a_schedule_is_of_the_whole_training(monkeypatch: pytest.MonkeyPatch):
+    rates, step = [], OffPolicy.train_steps
+
+    def watched(model, steps):
+        rates.append(float(model.parts["critic"].lr))
+        return step(model, steps)
+
+    monkeypatch.setattr(OffPolicy, "train_steps", watched)
+    generate("Pendulum-v1", "medium", 5, 0, **TINY | dict(learning_rate="lin_0.001"))
+    assert rates == pytest.approx(np.linspace(0.001, 0.001 / 120, 120), rel=1e-4)
 
 
 def test_training_stops_at_the_return_that_is_medium():
