@@ -16,7 +16,7 @@ from .register import register
 from .table import list_envs
 
 if TYPE_CHECKING:
-    from .gymnasium import GymnasiumEnv, GymnasiumVector
+    from .gymnasium import GymnasiumEnv, GymnasiumVector, flatten_goal
     from .make import as_env, make_env
     from .sb3 import SB3VecEnv, to_sb3
     from .wrappers import TimeAware, TimeLimit
@@ -28,6 +28,7 @@ __all__ = [
     "TimeAware",
     "TimeLimit",
     "as_env",
+    "flatten_goal",
     "list_envs",
     "make_env",
     "to_sb3",
@@ -40,6 +41,7 @@ _HOME = {
     "TimeAware": "wrappers",
     "TimeLimit": "wrappers",
     "as_env": "make",
+    "flatten_goal": "gymnasium",
     "make_env": "make",
     "to_sb3": "sb3",
 }

@@ -9,14 +9,33 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TransformObservation
 
 from polopt.env import EnvError, HostEnv, Obs, State, Step
 
 from .recorder import NOT_EXACT, Recorder, check_number, load_worlds
 from .spaces import cast, check_spaces, numpy_dtype, put, put_rows, zeros
 
-__all__ = ["GymnasiumEnv", "GymnasiumVector", "time_limit"]
+__all__ = ["GymnasiumEnv", "GymnasiumVector", "flatten_goal", "time_limit"]
+
+
+def flatten_goal(env: gymnasium.Env) -> gymnasium.Env:
+    """A goal task whose observations are the vectors ``[observation, desired_goal]``, as datasets of it are read here.
+
+    Gymnasium's ``FlattenObservation`` lays entries side by side by their names: there the goal comes first.
+
+    Raises:
+        TypeError: its observations are no Dict with a Box of each.
+    """
+    keys, space = ("observation", "desired_goal"), env.observation_space
+    parts = [space.spaces.get(k) for k in keys] if isinstance(space, Dict) else []
+    if not parts or not all(isinstance(part, Box) for part in parts):
+        raise TypeError(f"a goal task has observations of a Dict with a Box {' and '.join(keys)}, not {space}")
+    low, high = (np.concatenate([getattr(part, end).ravel() for part in parts]) for end in ("low", "high"))
+    flat = Box(low, high, dtype=np.result_type(low, high).type)
+    return TransformObservation(env, lambda obs: np.concatenate([np.ravel(obs[k]) for k in keys]), flat)
 
 
 class GymnasiumEnv(HostEnv):

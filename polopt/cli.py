@@ -70,8 +70,10 @@ def train(args: list[str]) -> int:
     parsed = _parse(_train_class(cls, defaults), rest, f"train {cls.__name__}")
     hyper = {f.name: getattr(parsed.hyperparameters, f.name) for f in fields(parsed.hyperparameters)}
     steps = parsed.total_timesteps
+    recorded: dict[str, Any] = {}
     if parsed.dataset is not None:
-        parsed.env = parsed.env or _recorded_in(parsed.dataset)
+        if parsed.env is None:
+            parsed.env, recorded = _recorded_in(parsed.dataset)
         if any(word.split("=")[0].replace("_", "-") == "--gradient-steps" for word in rest):
             steps = hyper.pop("gradient_steps")  # all there are, not those of an update
     elif parsed.env is None:
@@ -81,7 +83,7 @@ def train(args: list[str]) -> int:
         from polopt.presets import policy_kwargs
         from polopt.run import RunError, new_run
 
-        env_kwargs = _pairs("--env-kwargs", parsed.env_kwargs)
+        env_kwargs = recorded | _pairs("--env-kwargs", parsed.env_kwargs)
         if parsed.backend != "auto":
             env_kwargs["backend"] = parsed.backend
         kwargs = defaults.get("policy_kwargs", {}) | policy_kwargs(_pairs("--policy-kwargs", parsed.policy_kwargs))
@@ -106,17 +108,18 @@ def train(args: list[str]) -> int:
     return _run(session, parsed.progress_bar)
 
 
-def _recorded_in(dataset: str) -> str:
-    """The id of the environment that a dataset says it was recorded in."""
+def _recorded_in(dataset: str) -> tuple[str, dict[str, Any]]:
+    """The id of the environment that a dataset says it was recorded in, and its arguments."""
     with _usage():
         from gymnasium.envs.registration import registry
 
         from polopt.dataset_files import load_dataset
 
-        env_id = load_dataset(dataset).env_id
+        data = load_dataset(dataset)
+        env_id = data.env_id
     if env_id not in registry:
         raise UsageError(f"{dataset} does not say in which environment it was recorded: give --env ID to evaluate in")
-    return env_id
+    return env_id, data.env_kwargs
 
 
 def _resume(parsed: Resume) -> int:

@@ -57,6 +57,8 @@ class Dataset:
     action_space: Space | None = None
     """None where the file does not say: D4RL's lie in [-1, 1]"""
     env_id: str | None = None
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """arguments of the environment, beside its id"""
     reference: tuple[float, float] | None = None
     """returns of a random and of an expert policy, which are 0 and 100 of the normalised score"""
     name: str = "dataset"
@@ -137,10 +139,12 @@ class Dataset:
         next_obs = None if first.next_obs is None else np.concatenate([p.next_obs for p in parts])
         shared = set.intersection(*(set(p.infos) for p in parts))
         infos = {k: np.concatenate([p.infos[k] for p in parts]) for k in sorted(shared)}
-        of_all = {k: getattr(first, k) for k in ("env_id", "reference")}
-        of_all = {k: v if all(getattr(p, k) == v for p in parts) else None for k, v in of_all.items()}
         columns |= {"truncated": np.concatenate(truncated), "next_obs": next_obs}
-        return replace(first, **columns, **of_all, infos=infos, name=name)
+        if any((p.env_id, p.env_kwargs) != (first.env_id, first.env_kwargs) for p in parts):
+            first = replace(first, env_id=None, env_kwargs={})
+        if any(p.reference != first.reference for p in parts):
+            first = replace(first, reference=None)
+        return replace(first, **columns, infos=infos, name=name)
 
     # -- the two views ---------------------------------------------------------------------------------------------------
 

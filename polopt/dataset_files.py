@@ -18,6 +18,7 @@ import re
 import shutil
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def read_minari(folder: str | os.PathLike[str]) -> Dataset:
     if meta.get("data_format", "hdf5") != "hdf5":
         raise DatasetError(f"{name}: its format is {meta['data_format']!r}; only hdf5 is read")
     spec = meta.get("env_spec")
-    env_id = json.loads(spec)["id"] if isinstance(spec, str) else None
+    spec = json.loads(spec) if isinstance(spec, str) else None
     observation_space, action_space = (_space(meta.get(k), name) for k in ("observation_space", "action_space"))
     if action_space is not None and not isinstance(action_space, spaces.Box):
         raise DatasetError(f"{name}: its actions are of {action_space}; offline methods here need a Box")
@@ -130,7 +131,10 @@ def read_minari(folder: str | os.PathLike[str]) -> Dataset:
     if not columns:
         raise DatasetError(f"{name}: there is no episode")
     if keys is not None:
-        warnings.warn(f"{name}: its Dict observations are read as [{', '.join(keys)}], side by side", stacklevel=3)
+        alike = "; polopt.envs.flatten_goal(env) shows them so" if "desired_goal" in keys else ""
+        warnings.warn(
+            f"{name}: its Dict observations are read as [{', '.join(keys)}], side by side{alike}", stacklevel=3
+        )
         observation_space = None
     whole = {k: np.concatenate(v) for k, v in columns.items()}
     scores = meta.get("ref_min_score"), meta.get("ref_max_score")
@@ -138,7 +142,8 @@ def read_minari(folder: str | os.PathLike[str]) -> Dataset:
         obs=whole["obs"], action=whole["actions"], reward=whole["rewards"], terminated=whole["terminations"],
         truncated=whole["truncations"], next_obs=whole["next_obs"], observation_space=observation_space,
         infos={k.removeprefix("infos/"): v for k, v in whole.items() if k.startswith("infos/") and len(v) == len(whole["rewards"])},
-        action_space=action_space, env_id=env_id, reference=None if None in scores else scores, name=name,
+        action_space=action_space, env_id=None if spec is None else spec["id"],
+        env_kwargs={} if spec is None else _env_kwargs(spec), reference=None if None in scores else scores, name=name,
     )  # fmt: skip
 
 
@@ -186,7 +191,7 @@ def write_minari(dataset: Dataset, dataset_id: str, folder: str | os.PathLike[st
             "observation_space": json.dumps(_described(dataset.observation_space)),
             "action_space": json.dumps(_described(dataset.action_space)),
             "dataset_id": dataset_id, "minari_version": MINARI_VERSION,
-            "dataset_size": round(file.stat().st_size / 1e6, 1), **reference, **_env_spec(dataset.env_id),
+            "dataset_size": round(file.stat().st_size / 1e6, 1), **reference, **_env_spec(dataset),
         }  # fmt: skip
         (half / "data" / "metadata.json").write_text(json.dumps(meta))
         half.chmod(0o755)
@@ -203,11 +208,29 @@ def check_id(dataset_id: str) -> None:
         raise ValueError(f"dataset_id={dataset_id!r} must read namespace/name-vN, as in 'local/hopper/medium-v0'")
 
 
-def _env_spec(env_id: str | None) -> dict[str, str]:
+def _env_spec(dataset: Dataset) -> dict[str, str]:
     """What Minari makes the environment again from."""
     from gymnasium.envs.registration import registry
 
-    return {} if env_id not in registry else {"env_spec": registry[env_id].to_json()}
+    if dataset.env_id not in registry:
+        return {}
+    spec, kwargs = registry[dataset.env_id], dict(dataset.env_kwargs)
+    limit = kwargs.pop("max_episode_steps", spec.max_episode_steps)
+    try:
+        return {"env_spec": replace(spec, max_episode_steps=limit, kwargs=spec.kwargs | kwargs).to_json()}
+    except (TypeError, ValueError) as error:  # registered by a class, or with arguments that are no JSON
+        warnings.warn(f"{dataset.name}: the file does not say its environment, {dataset.env_id}: {error}", stacklevel=3)
+        return {}
+
+
+def _env_kwargs(spec: dict[str, Any]) -> dict[str, Any]:
+    """The arguments in a file's ``env_spec`` that are others than the id's own."""
+    from gymnasium.envs.registration import registry
+
+    own = registry.get(spec["id"])
+    stated = spec.get("kwargs", {}) | {"max_episode_steps": spec.get("max_episode_steps")}
+    usual = {} if own is None else own.kwargs | {"max_episode_steps": own.max_episode_steps}
+    return {k: v for k, v in stated.items() if v != usual.get(k)}
 
 
 def _space(text: Any, name: str) -> Space | None:
@@ -299,7 +322,8 @@ def read_d4rl(path: str | os.PathLike[str], env_id: str | None = None, horizon: 
     return Dataset(
         obs=obs, action=action, reward=reward, terminated=terminated, truncated=truncated, next_obs=next_obs, infos=infos,
         observation_space=observation_space, action_space=action_space, name=path.name,
-        env_id=env_id or meta.get("env_id") or path.stem.replace("_", "-"), reference=meta.get("reference"),
+        env_id=env_id or meta.get("env_id") or path.stem.replace("_", "-"), env_kwargs=meta.get("env_kwargs", {}),
+        reference=meta.get("reference"),
     )  # fmt: skip
 
 
@@ -320,7 +344,11 @@ def write_d4rl(dataset: Dataset, path: str | os.PathLike[str]) -> Path:
             file["next_observations"] = dataset.next_obs
         for name, x in dataset.infos.items():
             file[f"infos/{name}"] = x
-        meta: dict[str, Any] = {"env_id": dataset.env_id, "reference": dataset.reference}
+        meta: dict[str, Any] = {
+            "env_id": dataset.env_id,
+            "env_kwargs": dataset.env_kwargs,
+            "reference": dataset.reference,
+        }
         for name in ("observation_space", "action_space"):
             if isinstance(space := getattr(dataset, name), spaces.Box):
                 meta[name] = json.dumps(_described(space))

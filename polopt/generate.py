@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from .dataset import Collector, Dataset
@@ -130,7 +131,10 @@ def generate_all(
             made["expert"] = play("expert", stages[-1][2], f" (return {stages[-1][1]:.0f} after {stages[-1][0]} steps)")
     if "random" in kinds:
         made["random"] = play("random", untrained)
-    return made
+    own = {
+        k: v for k, v in env_kwargs.items() if k not in ("backend", "device", "dtype")
+    }  # the world's, not make_env's
+    return {kind: replace(data, env_kwargs=own) for kind, data in made.items()}
 
 
 Stage = tuple[dict[str, Any], dict[str, Any] | None]

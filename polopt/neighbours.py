@@ -47,8 +47,11 @@ __all__ = ["Cells", "Index", "Neighbours", "scan"]
 _VERSION = 1
 _MARGIN = 1e-6
 """Relative slack on the float64 bounds; their own rounding is some 1e-13."""
-_ROUNDING = 4e-6
-"""Bound on the error of a float32 |x|² + |y|² - 2 x·y, relative to |x|² + |y|²: it is below (d + 3) 2^-24, d up to 60."""
+
+
+def _rounding(d: int) -> float:
+    """Bound on the error of a float32 |x|² + |y|² - 2 x·y of d numbers each, relative to |x|² + |y|²: (d + 3) 2^-24."""
+    return max(4e-6, (d + 3) * 2.0**-24)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +240,7 @@ class Index:
             product = query[who] @ self.pairs[rows].T
             product *= -2
             product += theirs
-            slack = _ROUNDING * (size[who] + theirs.max())
+            slack = _rounding(query.shape[1]) * (size[who] + theirs.max())
             close = product < (square[who] - size[who] + slack).astype(np.float32)[:, None]
             if not close.any():
                 continue
@@ -286,14 +289,14 @@ def _assign(x: np.ndarray, centres: np.ndarray, chunk: int = 8192) -> tuple[np.n
 def _list_cell(x: np.ndarray, cells: Cells, q: int, k: int, radius: float) -> Any:
     """Of the rows of a cell: ``who, rows, squares`` of their listed neighbours, and each row's radius; places in ``x``."""
     first, last = cells.starts[q : q + 2]
-    centre = cells.centres[q]
+    centre, rounding = cells.centres[q], _rounding(x.shape[1])
     mine = x[first:last] - centre
     mine32, size = mine.astype(np.float32), np.square(mine).sum(1)
     apart = np.sqrt(np.square(cells.centres - centre).sum(1))
     limit = np.full(len(mine), radius**2)
     own = _squares(mine32, mine32)
     if len(mine) > k + 1:  # itself is among them
-        limit = np.minimum(limit, np.partition(own, k, axis=1)[:, k] + 2 * _ROUNDING * size.max())
+        limit = np.minimum(limit, np.partition(own, k, axis=1)[:, k] + 2 * rounding * size.max())
     bound = np.square(cells.bounds(x[first:last], q)).T.copy()
     hits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     waiting = 0
@@ -311,7 +314,7 @@ def _list_cell(x: np.ndarray, cells: Cells, q: int, k: int, radius: float) -> An
                 continue
         theirs = x[there] - centre
         far = np.square(theirs).sum(1)
-        allowed = limit[who] - size[who] + _ROUNDING * (size[who] + far.max())
+        allowed = limit[who] - size[who] + rounding * (size[who] + far.max())
         product = mine32[who] @ (-2 * theirs).astype(np.float32).T
         product += far.astype(np.float32)
         close = product <= allowed.astype(np.float32)[:, None]

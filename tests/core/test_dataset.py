@@ -8,11 +8,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.envs.classic_control import PendulumEnv
 
 import polopt
 from polopt.dataset import Collector, Dataset, DatasetError, d4rl_score
@@ -260,7 +262,7 @@ def test_goals_are_put_beside_observations_and_it_is_said(root: Path):
         f["episode_0/actions"], f["episode_0/rewards"] = np.zeros((5, 1)), np.arange(5.0)
         f["episode_0/terminations"], f["episode_0/truncations"] = np.zeros(5, bool), np.zeros(5, bool)
     (data / "metadata.json").write_text(json.dumps({"dataset_id": "D4RL/antmaze-v1", "data_format": "hdf5"}))
-    with pytest.warns(UserWarning, match=r"read as \[observation, desired_goal\]"):
+    with pytest.warns(UserWarning, match=r"read as \[observation, desired_goal\].*polopt.envs.flatten_goal\(env\)"):
         mine = load_dataset("D4RL/antmaze-v1")
     assert mine.obs[0].tolist() == [3, 3, 3, 3, 3] and mine.truncated.tolist() == [False] * 4 + [True]
 
@@ -364,6 +366,34 @@ def test_rows_that_do_not_follow_each_other_are_no_minari_episodes(root: Path):
     half.mkdir(parents=True)
     (half / "main_data.hdf5").touch()
     assert list_datasets() == []
+
+
+@pytest.fixture
+def unnamed():
+    """An environment that is registered by its class, which no file can name."""
+    gym.register("Unnamed-v0", entry_point=PendulumEnv, max_episode_steps=5)
+    yield "Unnamed-v0"
+    del gym.registry["Unnamed-v0"]
+
+
+def test_an_environment_that_no_file_can_name(root: Path, unnamed: str):
+    world = Collector(polopt.make_env(unnamed))
+    world.reset_host(0)
+    world.step_host(np.zeros((1, 1), np.float32))
+    with pytest.warns(UserWarning, match="the file does not say its environment, Unnamed-v0"):
+        path = write_minari(world.dataset(), "a/unnamed-v0")
+    assert load_dataset(path).env_id is None
+
+
+def test_arguments_of_the_environment_are_in_the_files(root: Path, tmp_path: Path):
+    given = dict(g=9.0, max_episode_steps=7)
+    data = replace(walked(1).dataset(), env_kwargs=given)
+    for path in (write_minari(data, "a/b-v0"), write_d4rl(data, tmp_path / "b.hdf5")):
+        assert load_dataset(path).env_kwargs == given and load_dataset(path).env_id == "Pendulum-v1"
+    spec = json.loads(json.loads((root / "a/b-v0/data/metadata.json").read_text())["env_spec"])
+    assert spec["kwargs"]["g"] == 9 and spec["max_episode_steps"] == 7
+    assert load_dataset(write_minari(walked(1).dataset(), "a/c-v0")).env_kwargs == {}
+    assert Dataset.concatenate([data, walked(1).dataset()]).env_id is None
 
 
 def test_one_row_and_returns_of_numpys(root: Path, tmp_path: Path):

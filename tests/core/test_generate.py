@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import polopt
 from polopt import generate as module
 from polopt.cli import main
 from polopt.dataset_files import load_dataset
@@ -71,6 +72,11 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     capsys.readouterr()
     assert main(["dataset", "list"]) == 0
     assert capsys.readouterr().out == "polopt/pendulum-v1/random-s0-v0\n"
+    other = ["--kind", "random", "--steps", "9", "--id", "a/g-v0", "--env-kwargs", "g=9.0", "max_episode_steps=5"]
+    assert main([*words[:4], *other]) == 0
+    run = ["train", "TD3BC", "--dataset", "a/g-v0", "--gradient-steps", "1", "--policy-kwargs", "net_arch=[4]"]
+    assert main([*run, "--out", str(tmp_path / "g")]) == 0
+    assert polopt.load(tmp_path / "g").env_kwargs == dict(g=9.0, max_episode_steps=5)
     assert main(words) == 2 and "exists: choose another name" in capsys.readouterr().err
     assert main([*words, "--out", str(tmp_path / "folder")]) == 2 and ".hdf5" in capsys.readouterr().err
     assert main([*words, "--id", "no version"]) == 2 and "namespace/name-vN" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polopt.envs import as_env, make_env
-from polopt.envs.gymnasium import GymnasiumEnv, GymnasiumVector
+from polopt.envs.gymnasium import GymnasiumEnv, GymnasiumVector, flatten_goal
 from polopt.envs.recorder import Recorder
 
 from polopt.env import EnvError, Episode
@@ -394,3 +394,21 @@ def test_a_monitor_s_return_is_the_episode_s():
     env.reset_where(np.ones(1, bool))
     (cut,) = env.pop_episodes()  # broken off: the Monitor has said nothing
     assert cut.l < 30
+
+
+def test_a_goal_task_shows_what_its_datasets_hold():
+    class Reach(gymnasium.Env):
+        observation_space = spaces.Dict(
+            observation=spaces.Box(-9, 9, (3,)),
+            achieved_goal=spaces.Box(-9, 9, (2,)),
+            desired_goal=spaces.Box(-1, 1, (2,)),
+        )
+        action_space = spaces.Box(-1, 1, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            return dict(observation=np.full(3, 5.0), achieved_goal=np.zeros(2), desired_goal=np.ones(2)), {}
+
+    flat = flatten_goal(Reach())
+    assert flat.reset()[0].tolist() == [5, 5, 5, 1, 1] and flat.observation_space.high.tolist() == [9, 9, 9, 1, 1]
+    with pytest.raises(TypeError, match=r"a Dict with a Box observation and desired_goal, not Box"):
+        flatten_goal(gymnasium.make("Pendulum-v1"))
