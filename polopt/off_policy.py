@@ -617,10 +617,6 @@ class OffPolicy(Agent):
             raise ValueError(
                 "standardize=True: this model has learned from observations as they are; construct a new one for the dataset"
             )
-        if self.dataset is None and len(self.memory):
-            warnings.warn(
-                f"{len(self.memory):,} transitions in memory give way to those of {dataset.name}", stacklevel=3
-            )
         before = self.memory
         try:
             if unset:
@@ -633,6 +629,8 @@ class OffPolicy(Agent):
             if unset:
                 self._write_moments(torch.zeros(()), torch.ones(()))
             raise
+        if self.dataset is None and len(before):
+            warnings.warn(f"{len(before):,} transitions in memory give way to those of {dataset.name}", stacklevel=3)
         self.dataset = dataset
 
     def _write_moments(self, mean: Tensor, scale: Tensor) -> None:
