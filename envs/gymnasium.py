@@ -111,16 +111,17 @@ class GymnasiumEnv(HostEnv):
         return Step(obs, reward, terminated, truncated, next_obs)
 
     def _finish(self, done: np.ndarray) -> None:
-        """Where there is a ``Monitor``, an episode's return is what it saw: wrappers around it may have changed the rewards."""
-        for i in np.flatnonzero(done) if self._monitored else ():
-            if (told := self.infos[i].get("episode")) is not None:
+        """Where there is a ``Monitor``, an episode is what it saw: wrappers around it may have changed the rewards, and an
+        end that it does not report (a life lost) is none."""
+        if self._monitored:
+            done = done & ["episode" in info for info in self.infos]
+            for i in np.flatnonzero(done):
+                told = self.infos[i]["episode"]
                 self._episode_return[i], self._episode_length[i] = told["r"], told["l"]
         super()._finish(done)
 
     def reset_where(self, mask: np.ndarray) -> Obs:
-        for i in np.flatnonzero(mask):
-            self.infos[i] = {}
-        self._finish(mask)
+        super()._finish(mask)  # broken off: a Monitor says nothing of them
         obs = cast(self._obs, self._obs)
         for i in np.flatnonzero(mask):
             put(obs, i, self.envs[i].reset()[0])
@@ -210,7 +211,7 @@ class GymnasiumVector(HostEnv):
         self.envs = envs
         self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
         self.id = envs.spec.id if envs.spec is not None else None
-        self.max_episode_steps = envs.spec.max_episode_steps if envs.spec is not None else None
+        self.max_episode_steps = _vector_time_limit(envs)
         self._seed = seed
         self._start(envs.num_envs)
         self._dtype = numpy_dtype(dtype)
@@ -321,6 +322,14 @@ def time_limit(env: gymnasium.Env) -> int | None:
             return env._max_episode_steps
         env = env.env
     return None
+
+
+def _vector_time_limit(envs: VectorEnv) -> int | None:
+    """That of its worlds where they can be reached, else what it was made with."""
+    if worlds := getattr(envs.unwrapped, "envs", None):
+        return time_limit(worlds[0])
+    spec = envs.spec
+    return None if spec is None else spec.kwargs.get("max_episode_steps", spec.max_episode_steps)
 
 
 def _success(info: dict[str, Any]) -> bool | None:

@@ -37,7 +37,8 @@ def make_env(
     """N worlds of an id.
 
     Args:
-        id: one of :func:`~polopt.envs.list_envs`, or any id registered with Gymnasium.
+        id: one of :func:`~polopt.envs.list_envs`, or any id registered with Gymnasium; ``"module:Name-v0"`` imports the
+            module that registers it.
         num_envs: N, at least 1.
         backend: ``"native"`` is MuJoCo stepped in batches, ``"torch"`` equations on any device, ``"gymnasium"``
             Gymnasium's own environments one after the other. ``"auto"`` takes the built-in worlds where the table has
@@ -91,7 +92,9 @@ def make_env(
     if device.type != "cpu":
         raise ValueError(f"device={str(device)!r}: {id} computes on the CPU; pass device='cpu'")
     spec = _spec(id)
-    return GymnasiumEnv([gymnasium.make(spec, **env_kwargs) for _ in range(num_envs)], seed=seed, dtype=dtype)
+    env = GymnasiumEnv([gymnasium.make(spec, **env_kwargs) for _ in range(num_envs)], seed=seed, dtype=dtype)
+    env.id = id
+    return env
 
 
 def as_env(
@@ -163,8 +166,14 @@ def _device(device: torch.device | str) -> torch.device:
 
 def _spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     """Gymnasium's registration of an id."""
+    module, _, name = id.rpartition(":")
     try:
-        return gymnasium.spec(id)
+        if module:
+            import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"environment id {id!r}: importing {module!r} failed ({error})") from error
+    try:
+        return gymnasium.spec(name)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         near = difflib.get_close_matches(id, {*TABLE, *gymnasium.registry}, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "polopt.envs.list_envs() names those built in"

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from polopt.env import Env, EnvError, HostEnv, Obs, State, Step
 
+from .gymnasium import time_limit
 from .recorder import NOT_EXACT, Recorder, check_number, load_worlds
 from .spaces import cast, check_spaces, numpy_dtype, put, row, zeros
 
@@ -63,7 +64,7 @@ class SB3VecEnv(HostEnv):
             self._worlds = [Recorder(env, i) for i, env in enumerate(inner.envs)]
             inner.envs = self._worlds
             spec = self._worlds[0].spec
-            self.id, self.max_episode_steps = (None, None) if spec is None else (spec.id, spec.max_episode_steps)
+            self.id, self.max_episode_steps = None if spec is None else spec.id, time_limit(self._worlds[0])
         self.exact_state = bool(self._worlds)
 
     def _reset(self, seed: int | None) -> Obs:

@@ -169,7 +169,7 @@ class Agent(ABC):
         self._commit: Callable[[Agent], bool] | None = None
         self._turn: Any = None  # the loop's, while it runs
         self.env: Env | None = None
-        self.env_id: str | None = None
+        self.env_id: str | None = None  # with env_kwargs it makes the same worlds again; None where an object was given
         self._sb3_env: Any = None
         self._normalize_state: dict[str, Any] | None = None
         if env is not None:
@@ -225,6 +225,7 @@ class Agent(ABC):
             env = Normalize.like(env, self._normalize_state, show=show)
         self._adopt(env)
         self._made_worlds = made_here
+        self.env_id = env.id if isinstance(given, str) else None
         self._sb3_env = given if _is_sb3(given) else None
 
     def _adopt(self, env: Env) -> None:
@@ -252,7 +253,7 @@ class Agent(ABC):
                 "observation wrapper that gives vectors"
             )
         check_action_space(env.action_space, self.action_spaces, name)
-        self.env, self.n_envs, self.env_id = env, env.num_envs, env.id
+        self.env, self.n_envs = env, env.num_envs
         self.observation_space, self.action_space = raw, env.action_space
         self.normalizer = env if isinstance(env, Normalize) else None
 

@@ -172,8 +172,8 @@ def model_file(path: str | os.PathLike[str]) -> Path:
 
 
 def trained_on(path: str | os.PathLike[str]) -> str | None:
-    """The id of the environment that the model of :func:`load` was trained on; None where its file does not say: it was
-    given an object, or the file is stable-baselines3's.
+    """The id from which the worlds that the model of :func:`load` was trained on were made; None where its file does not
+    say: it was given an object (whose wrappers and arguments no id tells), or the file is stable-baselines3's.
 
     Raises:
         FileNotFoundError, FileError: as :func:`load`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,12 @@ def same(a: Space, b: Space) -> bool:
         return list(a.spaces) == list(b.spaces) and all(same(a[k], b[k]) for k in a.spaces)
     if isinstance(a, spaces.Box):
         kind = np.issubdtype(a.dtype, np.floating) == np.issubdtype(b.dtype, np.floating)
-        return a.shape == b.shape and kind and np.allclose(a.low, b.low) and np.allclose(a.high, b.high)
+        if a.shape != b.shape or not kind:
+            return False
+        # As floats: NumPy's tolerance overflows at an integer type's own bounds.
+        return all(
+            np.allclose(x.astype(np.float64), y.astype(np.float64)) for x, y in ((a.low, b.low), (a.high, b.high))
+        )
     return a == b
 
 
@@ -101,7 +107,7 @@ def to_json(space: Space) -> dict[str, Any]:
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": {k: to_json(s) for k, s in space.spaces.items()}}
     if isinstance(space, spaces.Box):
-        low, high = ([repr(float(v)) for v in x.ravel()] for x in (space.low, space.high))
+        low, high = ([repr(v) for v in x.ravel().tolist()] for x in (space.low, space.high))
         low, high = (x[:1] if len(set(x)) == 1 else x for x in (low, high))
         return {"type": "Box", "low": low, "high": high, "shape": list(space.shape), "dtype": str(space.dtype)}
     if isinstance(space, spaces.Discrete):
@@ -121,10 +127,10 @@ def from_json(data: dict[str, Any]) -> Space:
     if kind == "Box":
         shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"]).type
         low, high = (
-            np.broadcast_to(np.array([float(v) for v in data[k]]).reshape(shape if len(data[k]) > 1 else ()), shape)
+            np.broadcast_to(_bounds(data[k], dtype).reshape(shape if len(data[k]) > 1 else ()), shape)
             for k in ("low", "high")
         )
-        return spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype)
+        return spaces.Box(low, high, shape, dtype)
     if kind == "Discrete":
         return spaces.Discrete(data["n"])
     if kind == "MultiDiscrete":
@@ -132,3 +138,11 @@ def from_json(data: dict[str, Any]) -> Space:
     if kind == "MultiBinary":
         return spaces.MultiBinary(data["n"])
     raise ValueError(f"unknown space {kind!r} in a model file")
+
+
+def _bounds(written: list[str], dtype: type[np.generic]) -> np.ndarray:
+    if not np.issubdtype(dtype, np.integer):
+        return np.array([float(v) for v in written], dtype)
+    # Older files hold integers as floats, which round beyond the type's own bounds.
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    return np.array([min(max(int(Decimal(v)), least), most) for v in written], dtype)

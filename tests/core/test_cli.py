@@ -117,6 +117,28 @@ def test_a_file_that_does_not_say_its_environment(library: str, tmp_path: Path, 
     assert "does not fit" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("other", ["wrapped", "arguments", "ours"])
+def test_an_object_s_id_is_not_what_it_was_trained_on(other: str, tmp_path: Path):
+    """The id alone makes another world than the one it was given."""
+    import gymnasium
+    from polopt.envs import TimeAware, make_env
+
+    import polopt
+    from polopt.evaluate import trained_on
+
+    env = {
+        "wrapped": lambda: gymnasium.wrappers.RescaleAction(gymnasium.make("Pendulum-v1"), -1, 1),
+        "arguments": lambda: gymnasium.make("Pendulum-v1", g=0.0),
+        "ours": lambda: TimeAware(make_env("Pendulum-v1")),
+    }[other]()
+    model = polopt.PPO("MlpPolicy", env, seed=0)
+    assert "Pendulum-v1" in repr(model)
+    model.save(tmp_path / "model")
+    assert trained_on(tmp_path / "model") is None
+    polopt.PPO("MlpPolicy", "Pendulum-v1", env_kwargs={"g": 0.0}).save(tmp_path / "by_id")
+    assert trained_on(tmp_path / "by_id") == "Pendulum-v1"
+
+
 def test_record(run: Path, capsys: pytest.CaptureFixture[str]):
     import imageio.v3 as iio
 

@@ -42,6 +42,19 @@ def test_json_round_trip(space):
     assert again == space and same(again, space)
 
 
+@pytest.mark.parametrize("dtype", [np.dtype(kind + size) for kind in "iu" for size in "1248"], ids=str)
+def test_integer_bounds_survive_a_file(dtype):
+    info = np.iinfo(dtype)
+    unbounded = [(-np.inf, np.inf)] if info.min else []
+    for low, high in [(info.min, info.max), (0, 1), *unbounded]:
+        space = spaces.Box(low, high, (2,), dtype.type)
+        written = json.loads(json.dumps(to_json(space)))
+        again = from_json(written)
+        assert again == space and same(again, space) and same(space, space)
+        older = written | {k: [repr(float(v)) for v in written[k]] for k in ("low", "high")}
+        assert same(from_json(older), space)
+
+
 def test_float_precision_does_not_make_spaces_differ():
     assert same(spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (2,), np.float64))
     assert not same(spaces.Box(-1, 1, (2,)), spaces.Box(-2, 1, (2,)))

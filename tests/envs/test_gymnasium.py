@@ -412,3 +412,47 @@ def test_a_goal_task_shows_what_its_datasets_hold():
     assert flat.reset()[0].tolist() == [5, 5, 5, 1, 1] and flat.observation_space.high.tolist() == [9, 9, 9, 1, 1]
     with pytest.raises(TypeError, match=r"a Dict with a Box observation and desired_goal, not Box"):
         flatten_goal(gymnasium.make("Pendulum-v1"))
+
+
+class Lives(gymnasium.Wrapper):
+    """Ends every third step, and goes on inside until the world itself is over."""
+
+    over = True
+
+    def reset(self, **kwargs):
+        self.steps = 0
+        return self.env.reset(**kwargs) if self.over else (self.last, {})
+
+    def step(self, action):
+        self.last, reward, self.over, truncated, info = self.env.step(action)
+        self.steps += 1
+        return self.last, reward, self.over or self.steps == 3, truncated, info
+
+
+def test_an_end_that_a_monitor_does_not_report_is_none():
+    from stable_baselines3.common.monitor import Monitor
+
+    bare = gymnasium.make("CartPole-v1")
+    bare.reset(seed=0)
+    length = 1
+    while not bare.step(1)[2]:
+        length += 1
+    assert length % 3
+    env = as_env(Lives(Monitor(gymnasium.make("CartPole-v1"))))
+    env.reset_host(0)
+    ends = [bool(env.step_host(np.ones(1, np.int64)).terminated[0]) for _ in range(length)]
+    assert sum(ends) == length // 3 + 1
+    assert env.pop_episodes() == [Episode(0, float(length), length)]
+
+
+def test_a_vector_environment_s_time_limit_is_its_worlds():
+    def limit(envs):
+        return as_env(envs).max_episode_steps
+
+    assert limit(gymnasium.make_vec("Pendulum-v1", 2, vectorization_mode="sync", max_episode_steps=5)) == 5
+    assert limit(SyncVectorEnv([partial(gymnasium.make, "Pendulum-v1", max_episode_steps=5)] * 2)) == 5
+    assert limit(SyncVectorEnv([lambda: gymnasium.make("Pendulum-v1").unwrapped])) is None
+    assert limit(gymnasium.make_vec("Pendulum-v1", 2, vectorization_mode="sync")) == 200
+    asynchronous = gymnasium.make_vec("Pendulum-v1", 1, vectorization_mode="async", max_episode_steps=5)
+    assert limit(asynchronous) == 5
+    asynchronous.close()

@@ -88,6 +88,18 @@ def test_unknown_id_names_the_nearest(typo):
     assert typo in str(error.value)
 
 
+def test_an_id_may_name_the_module_that_registers_it(tmp_path, monkeypatch):
+    (tmp_path / "registers_a_world.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Registered-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=7)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    env = make_env("registers_a_world:Registered-v0", seed=0)
+    assert env.id == "registers_a_world:Registered-v0" and env.max_episode_steps == 7
+    with pytest.raises(ValueError, match="importing 'no_such_module' failed"):
+        make_env("no_such_module:Registered-v0")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
