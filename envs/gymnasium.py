@@ -78,6 +78,7 @@ class GymnasiumEnv(HostEnv):
         self._monitored = _has_monitor(first)
         self._won: list[bool | None] = [None] * len(envs)
         self.infos: list[dict[str, Any]] = [{} for _ in envs]
+        self.reset_infos: list[dict[str, Any]] = [{} for _ in envs]  # of each world's last reset
         self._start(len(envs))
         self._obs = zeros(self.observation_space, self.num_envs, self._dtype)
 
@@ -86,7 +87,8 @@ class GymnasiumEnv(HostEnv):
             seed, self._seed = self._seed, None
         obs = self._rows()
         for i, env in enumerate(self.envs):
-            put(obs, i, env.reset(seed=None if seed is None else seed + i)[0])
+            answer, self.reset_infos[i] = env.reset(seed=None if seed is None else seed + i)
+            put(obs, i, answer)
         self._obs = obs
         return obs
 
@@ -102,7 +104,8 @@ class GymnasiumEnv(HostEnv):
             put(next_obs, i, answer)
             self._won[i], self.infos[i] = _success(info), info
             if terminated[i] or truncated[i]:
-                over.append((i, env.reset()[0]))
+                first, self.reset_infos[i] = env.reset()
+                over.append((i, first))
         if over:
             obs = cast(next_obs, next_obs)
             for i, answer in over:
@@ -124,7 +127,8 @@ class GymnasiumEnv(HostEnv):
         super()._finish(mask)  # broken off: a Monitor says nothing of them
         obs = cast(self._obs, self._obs)
         for i in np.flatnonzero(mask):
-            put(obs, i, self.envs[i].reset()[0])
+            answer, self.reset_infos[i] = self.envs[i].reset()
+            put(obs, i, answer)
         self._obs = obs
         return obs
 

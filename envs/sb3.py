@@ -227,7 +227,8 @@ class PoloptVecEnv(VecEnv):
         obs, reward, next_obs = _fresh(step.obs), _fresh(step.reward).astype(np.float32), step.next_obs
         terminated, truncated = _fresh(step.terminated), _fresh(step.truncated)
         done = terminated | truncated
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        told = self.env.unwrapped.infos
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)] if told is None else [dict(i) for i in told]
         if done.any():
             next_obs = _fresh(next_obs)
             for i in np.flatnonzero(done):

@@ -16,6 +16,9 @@ from .spaces import row
 
 __all__ = ["PoloptSingleEnv", "PoloptVectorEnv", "make_single", "make_vector"]
 
+_Terms = dict[str, np.ndarray] | list[dict[str, Any]]
+"""Info terms: ``[N, ...]`` each, or a dict for each world."""
+
 
 class PoloptVectorEnv(VectorEnv):
     """A :class:`HostEnv` as a Gymnasium vector environment with SAME_STEP autoreset.
@@ -50,7 +53,7 @@ class PoloptVectorEnv(VectorEnv):
             seed = seed[0]
         obs = _copy(self.env.reset_host(seed))
         self.env.pop_episodes()
-        return obs, self._infos(np.ones(self.num_envs, bool))
+        return obs, self._tell({}, np.ones(self.num_envs, bool), _begun(self.env))
 
     def step(self, actions: np.ndarray) -> tuple[Obs, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """As every SAME_STEP vector environment."""
@@ -61,20 +64,24 @@ class PoloptVectorEnv(VectorEnv):
             final = np.full(self.num_envs, None, object)
             for i in np.flatnonzero(done):
                 final[i] = row(step.next_obs, i)
-            told = self._infos(done)
+            told = self._tell({}, done, _told(self.env))
             infos = {"final_obs": final, "_final_obs": done.copy(), "final_info": told, "_final_info": done.copy()}
+            infos = self._tell(infos, done, _begun(self.env))
         if not done.all():
-            infos |= self._infos(~done)
+            infos = self._tell(infos, ~done, _told(self.env))
         self.env.pop_episodes()
         return _copy(step.obs), np.array(step.reward), np.array(step.terminated), np.array(step.truncated), infos
 
-    def _infos(self, where: np.ndarray) -> dict[str, Any]:
-        """The worlds' info terms with Gymnasium's masks, zero outside ``where``."""
-        infos: dict[str, Any] = {}
-        for name, value in getattr(self.env, "info", {}).items():
-            value = np.array(value)
-            value[~where] = 0
-            infos[name], infos[f"_{name}"] = value, where.copy()
+    def _tell(self, infos: dict[str, Any], where: np.ndarray, terms: _Terms) -> dict[str, Any]:
+        """``infos`` with the terms of the worlds in ``where``, under Gymnasium's masks and zero where nobody says them."""
+        if isinstance(terms, list):
+            for i in np.flatnonzero(where):
+                infos = self._add_info(infos, terms[i], i)
+            return infos
+        for name, value in terms.items():
+            known = infos.setdefault(name, np.zeros_like(value))
+            known[where] = value[where]
+            infos[f"_{name}"] = infos.get(f"_{name}", False) | where
         return infos
 
     def get_state(self) -> Any:
@@ -122,11 +129,8 @@ class PoloptSingleEnv(gymnasium.Env):
             super().reset(seed=seed)
             self._first = row(self.env.reset_host(seed), 0)
             self.env.pop_episodes()
-            info = self._info()
-        else:
-            info = {}
         obs, self._first = self._first, None
-        return obs, info
+        return obs, _first_row(_begun(self.env))
 
     def step(self, action: Any) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """The true successor, also at the end of an episode."""
@@ -135,10 +139,7 @@ class PoloptSingleEnv(gymnasium.Env):
         if terminated or truncated:
             self._first = row(step.obs, 0)
             self.env.pop_episodes()
-        return row(step.next_obs, 0), float(step.reward[0]), terminated, truncated, self._info()
-
-    def _info(self) -> dict[str, Any]:
-        return {name: value[0] for name, value in getattr(self.env, "info", {}).items()}
+        return row(step.next_obs, 0), float(step.reward[0]), terminated, truncated, _first_row(_told(self.env))
 
     def render(self) -> np.ndarray | None:
         """A picture where ``render_mode`` is ``"rgb_array"``."""
@@ -169,6 +170,20 @@ def _make(world: str, num_envs: int, kwargs: dict[str, Any]) -> HostEnv:
 
     kwargs.setdefault("dtype", torch.float64 if TABLE[world].kind == "native" else torch.float32)
     return make_env(world, num_envs, **kwargs)
+
+
+def _told(env: HostEnv) -> _Terms:
+    """What the worlds say of their last step."""
+    return getattr(env, "info", {}) if env.infos is None else env.infos
+
+
+def _begun(env: HostEnv) -> _Terms:
+    """What those say of their reset that have just begun an episode."""
+    return getattr(env, "reset_info", {}) if env.infos is None else env.reset_infos
+
+
+def _first_row(terms: _Terms) -> dict[str, Any]:
+    return dict(terms[0]) if isinstance(terms, list) else {name: value[0] for name, value in terms.items()}
 
 
 def _copy(obs: Obs) -> Obs:

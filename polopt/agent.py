@@ -159,6 +159,7 @@ class Agent(ABC):
         self._n_updates = 0
         self._iterations = self._episodes = 0
         self._last_obs: Obs | None = None
+        self._resets = 0  # the worlds', when _last_obs was theirs
         self._made_worlds = True  # here, of an id or a function
         self._seeded = False  # whether the environment's first reset has been given the seed
         self._waiting: dict[str, Any] | None = None  # what a file says of training, until there is an environment
@@ -253,7 +254,7 @@ class Agent(ABC):
                 "observation wrapper that gives vectors"
             )
         check_action_space(env.action_space, self.action_spaces, name)
-        self.env, self.n_envs = env, env.num_envs
+        self.env, self.n_envs, self._resets = env, env.num_envs, env.unwrapped.resets
         self.observation_space, self.action_space = raw, env.action_space
         self.normalizer = env if isinstance(env, Normalize) else None
 
@@ -577,6 +578,7 @@ class Agent(ABC):
         if state is None or self.env is None:
             return
         self._last_obs, self._seeded = self.env.load_state_dict(state), True
+        self._resets = self.env.unwrapped.resets
         if not self.env.exact_state:
             self.worlds_reset()
 

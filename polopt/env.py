@@ -153,6 +153,9 @@ class Env(ABC):
         worlds = f"{self.num_envs} world{'s' * (self.num_envs != 1)}"
         return f"{type(self).__name__}({self.id or 'no id'}, {worlds}, {self.device})"
 
+    resets: int = 0
+    """How often :meth:`reset` began all worlds anew: who keeps an observation sees that it is no longer the worlds'."""
+
     infos: Any = None
     """What the worlds said of their last step beside it, a dict each, where they say it; None where nothing is kept."""
 
@@ -212,6 +215,7 @@ class HostEnv(Env):
 
     def reset_host(self, seed: int | None = None) -> Obs:
         """:meth:`reset` in arrays."""
+        self.resets += 1
         self._episode_return[:] = 0.0
         self._episode_length[:] = 0
         return self._reset(seed)

@@ -37,7 +37,7 @@ def learn(
 ) -> None:
     """See :meth:`polopt.agent.Agent.learn`."""
     check(agent, total_timesteps, log_interval)
-    if reset_num_timesteps or agent._last_obs is None:
+    if reset_num_timesteps or agent._last_obs is None or agent._resets != agent.env.unwrapped.resets:
         _reset(agent)
     if agent.normalizer is not None and (agent.config.normalize_obs or agent.config.normalize_reward):
         agent.normalizer.training = True  # one of the user's own is as the user left it
@@ -61,7 +61,7 @@ def _reset(agent: Agent) -> None:
     asked = agent._given_seed is not None or agent._made_worlds
     env, seed = agent.env, agent.seed if asked and not agent._seeded else None
     agent._last_obs = tree_map(np.copy, env.reset_host(seed)) if env.host else env.reset(seed)
-    agent._seeded = True
+    agent._seeded, agent._resets = True, env.unwrapped.resets
     agent.worlds_reset()
 
 

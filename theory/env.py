@@ -76,6 +76,7 @@ class TabularWorlds(Env):
         elif not self._seeded:
             self._generator.seed()
         self._seeded = True
+        self.resets += 1
         self._elapsed.zero_()
         self._return.zero_()
         self._state = self._draw_start()

@@ -320,6 +320,7 @@ class TorchWorlds(Env):
         elif not self._seeded:
             self._generator.seed()
         self._seeded = True
+        self.resets += 1
         self._episode_return.zero_()
         self._episode_length.zero_()
         self._state = self._draw(self.num_envs)

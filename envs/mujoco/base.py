@@ -235,6 +235,11 @@ class MujocoEnv(HostEnv):
             self._info = {name: np.array(value, ndmin=1) for name, value in self._step_info().items()}
         return self._info
 
+    @property
+    def reset_info(self) -> dict[str, np.ndarray]:
+        """Gymnasium's info of a reset ``[N, ...]``, true of the worlds whose last step, or reset, began an episode."""
+        return {name: np.array(value) for name, value in self._reset_info().items()}
+
     def _reset(self, seed: int | None) -> np.ndarray:
         if not self._rngs:
             seed = self._seed if seed is None else seed
@@ -243,7 +248,7 @@ class MujocoEnv(HostEnv):
             self._rngs = [seeding.np_random(s)[0] for s in seeds]
         self._batch.reset(stage=_NONE)  # which also forgets divergences
         self._restart(np.arange(self.num_envs))
-        self._info = {name: np.array(value) for name, value in self._reset_info().items()}
+        self._info = self.reset_info
         return self._observe()
 
     def _restart(self, worlds: np.ndarray) -> None:

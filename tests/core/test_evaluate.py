@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from polopt.envs import make_env
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy as sb3_evaluate_policy
 
@@ -82,6 +83,28 @@ def test_evaluation_leaves_the_statistics_alone(model: polopt.PPO):
     polopt.evaluate_policy(model, ENV, 2)
     after = model.normalizer.obs_moments[""].state_dict()
     assert all(np.array_equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "gymnasium"])
+def test_learning_goes_on_from_where_the_worlds_are(backend: str):
+    """After an evaluation in the training environment no transition joins an episode of before to one of after."""
+
+    class Look(BaseCallback):
+        def _on_rollout_start(self):
+            there = model.env.load_state_dict(model.env.state_dict())
+            np.testing.assert_array_equal(self.model._last_obs, there)
+            looked.append(self.num_timesteps)
+
+        def _on_step(self):
+            return True
+
+    kwargs = TINY | {"n_steps": 8, "batch_size": 16}
+    model = polopt.PPO(env="Pendulum-v1", seed=0, env_kwargs={"backend": backend}, **kwargs).learn(16)
+    looked: list[int] = []
+    for worlds in (model.get_env(), model.env):
+        polopt.evaluate_policy(model, worlds, 2)
+        model.learn(16, Look(), reset_num_timesteps=False)
+    assert looked == [16, 32]
 
 
 def test_our_worlds_need_no_monitor(model: polopt.PPO):

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from polopt.envs import as_env, make_env
+from polopt.envs import TimeAware, as_env, make_env
 from polopt.envs.sb3 import PoloptVecEnv, SB3VecEnv, to_sb3
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import EvalCallback
@@ -222,6 +222,23 @@ def test_face_gives_what_stable_baselines_expects(name, env):
             else:
                 assert not info
     assert ends > 5
+
+
+def test_face_tells_what_the_worlds_tell():
+    class Tells(gymnasium.Wrapper):
+        def step(self, action):
+            *answer, _ = self.env.step(action)
+            return *answer, {"angle": float(answer[0][2])}
+
+    worlds = as_env(lambda: Tells(gymnasium.make("CartPole-v1", max_episode_steps=4)), num_envs=2)
+    face = to_sb3(TimeAware(worlds))
+    obs = face.reset()
+    for t in range(1, 10):
+        obs, _, done, infos = face.step(np.ones(2, int))
+        assert done.tolist() == [t % 4 == 0] * 2
+        for i, info in enumerate(infos):
+            last = info["terminal_observation"] if done[i] else obs[i]
+            assert info["angle"] == pytest.approx(last[2]) and ("episode" in info) == done[i]
 
 
 def test_face_hands_back_what_it_was():
