@@ -68,7 +68,12 @@ def make_env(
         if backend in ("native", "torch") and backend != world.kind:
             raise ValueError(f"{id} has no backend {backend!r}: it has {world.kind!r} and 'gymnasium'")
         # Pictures need no preparation here; a window is only Gymnasium's to open.
-        if backend != "gymnasium" and env_kwargs.get("render_mode") != "human":
+        picture = env_kwargs.get("render_mode")
+        if backend != "gymnasium" and not (backend == "auto" and picture == "human"):
+            if picture not in (None, "rgb_array"):
+                raise ValueError(
+                    f"render_mode={picture!r}: with backend={backend!r} {id} draws 'rgb_array'; backend='gymnasium' has others"
+                )
             env_kwargs.pop("render_mode", None)
             if world.kind == "native" and device.type != "cpu":
                 raise ValueError(f"device={str(device)!r}: {id} computes on the CPU; pass device='cpu'")

@@ -26,9 +26,13 @@ class PoloptVectorEnv(VectorEnv):
     Where an episode ends, ``infos["final_obs"]`` and ``infos["final_info"]`` hold what Gymnasium's own vector
     environments put there. The arrays it returns are its caller's to keep. ``get_state``/``set_state`` and every other
     method of the worlds are reached as ``env.env``; those two also directly.
+
+    Raises:
+        ValueError: ``render_mode`` is neither None nor ``"rgb_array"``.
     """
 
     def __init__(self, env: HostEnv, render_mode: str | None = None) -> None:
+        _check_picture(render_mode)
         self.env = env
         self.num_envs = env.num_envs
         self.render_mode = render_mode
@@ -43,14 +47,15 @@ class PoloptVectorEnv(VectorEnv):
         """New episodes in all worlds: their first observations and infos.
 
         Raises:
-            ValueError: ``seed`` is a list that does not count upwards, or ``options`` is given (there are none).
+            ValueError: ``seed`` is a list that does not count upwards (all None is none), or ``options`` is given (there are none).
         """
         if options:
             raise ValueError(f"options={options!r}: these worlds take no reset options")
         if isinstance(seed, list | tuple):
-            if list(seed) != [seed[0] + i for i in range(self.num_envs)]:
+            first = seed[0]
+            if list(seed) != [first if first is None else first + i for i in range(self.num_envs)]:
                 raise ValueError(f"seed={seed!r} must be a number, or numbers that count upwards by one")
-            seed = seed[0]
+            seed = first
         obs = _copy(self.env.reset_host(seed))
         self.env.pop_episodes()
         return obs, self._tell({}, np.ones(self.num_envs, bool), _begun(self.env))
@@ -109,9 +114,15 @@ class PoloptSingleEnv(gymnasium.Env):
     ``reset()`` that follows hands out that episode's beginning.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    metadata: ClassVar[dict[str, Any]] = {
+        "render_modes": ["rgb_array"],
+        "render_fps": 30,
+    }  # where a world tells no time
 
     def __init__(self, env: HostEnv, render_mode: str | None = None) -> None:
+        _check_picture(render_mode)
+        if dt := getattr(env, "dt", None):
+            self.metadata = self.metadata | {"render_fps": round(1.0 / dt)}
         self.env = env
         self.render_mode = render_mode
         self.observation_space, self.action_space = env.observation_space, env.action_space
@@ -163,13 +174,27 @@ def make_single(world: str, render_mode: str | None = None, **kwargs: Any) -> Po
     return PoloptSingleEnv(_make(world, 1, {**kwargs, "max_episode_steps": -1}), render_mode)
 
 
+make_single.metadata = PoloptSingleEnv.metadata  # gymnasium.make wraps for the modes that are not among these
+
+
 def _make(world: str, num_envs: int, kwargs: dict[str, Any]) -> HostEnv:
     import torch
 
     from .table import TABLE
 
     kwargs.setdefault("dtype", torch.float64 if TABLE[world].kind == "native" else torch.float32)
-    return make_env(world, num_envs, **kwargs)
+    env = make_env(world, num_envs, **kwargs)
+    if not env.host:
+        raise ValueError(
+            f"{world} with backend={kwargs.get('backend')!r}, device={str(kwargs.get('device', 'cpu'))!r} answers in tensors, and "
+            "Gymnasium takes arrays: leave both out, or use polopt.make_env"
+        )
+    return env
+
+
+def _check_picture(render_mode: str | None) -> None:
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"render_mode={render_mode!r} must be None or 'rgb_array'")
 
 
 def _told(env: HostEnv) -> _Terms:

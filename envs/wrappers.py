@@ -100,19 +100,21 @@ class TimeAware(_Counting):
     reinforcement learning", 2018, arXiv:1712.00378).
 
     Args:
-        env: an Env with a time limit and one-dimensional Box observations.
+        env: an Env with a time limit and one-dimensional Box observations of a floating dtype.
 
     Raises:
         ValueError: ``env`` has no time limit.
-        TypeError: its observations are not one-dimensional Boxes.
+        TypeError: its observations are not one-dimensional Boxes of floats.
     """
 
     def __init__(self, env: Env) -> None:
         if env.max_episode_steps is None:
             raise ValueError("env has no time limit (max_episode_steps is None): wrap it in a TimeLimit first")
         space = env.observation_space
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise TypeError(f"observation space {space} is not supported here: it must be a one-dimensional Box")
+        if not isinstance(space, Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
+            raise TypeError(
+                f"observation space {space} is not supported here: it must be a one-dimensional Box of floats"
+            )
         super().__init__(env)
         low, high = np.append(space.low, 0.0), np.append(space.high, 1.0)
         self.observation_space = Box(low.astype(space.dtype), high.astype(space.dtype), dtype=space.dtype)

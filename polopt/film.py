@@ -44,6 +44,7 @@ def film(
 
     Args:
         env: an environment id.
+        seed: of the world, and of what a policy that is not ``deterministic`` draws.
         steps: stop after so many; None films the whole episode.
 
     Raises:
@@ -56,6 +57,8 @@ def film(
     dt = getattr(worlds.unwrapped, "dt", None)
     rate = 1.0 / dt if dt else float(FPS)
     every = max(1, round(rate / FPS))
+    if (dice := getattr(model, "_dice", None)) is not None:
+        dice.manual_seed(seed)
     pictures, total, length = [], 0.0, 0
     obs = worlds.reset(seed)
     try:

@@ -104,7 +104,8 @@ def get_interval_estimates(
     estimates: dict[str, Any] = {}
     intervals: dict[str, np.ndarray] = {}
     for name, value in score_dict.items():
-        samples = tuple(_scores(s) for s in (value if isinstance(value, tuple) else (value,)))
+        given = value if isinstance(value, tuple) else (value,)
+        samples = tuple(_scores(s, name=f"score_dict[{name!r}]") for s in given)
         rng = np.random.default_rng(random_state)
         estimates[name] = func(*samples)
         resampled = [func(*_resample(samples, rng, task_bootstrap)) for _ in range(reps)]
@@ -170,9 +171,12 @@ def _resample(samples: tuple[np.ndarray, ...], rng: np.random.Generator, task_bo
     return [scores[rng.integers(len(scores), size=(len(scores), tasks)), columns] for scores in samples]
 
 
-def _scores(scores: np.ndarray, ndim: int | None = None) -> np.ndarray:
+def _scores(scores: np.ndarray, ndim: int | None = None, name: str = "scores") -> np.ndarray:
     scores = np.asarray(scores, float)
     shapes = "[runs, tasks]" if ndim == 2 else "[runs, tasks] or [runs, tasks, points]"
     if scores.ndim not in ((2, 3) if ndim is None else (ndim,)) or 0 in scores.shape:
-        raise ValueError(f"scores has shape {scores.shape}; it takes {shapes}, none of them 0")
+        raise ValueError(f"{name} has shape {scores.shape}; it takes {shapes}, none of them 0")
+    if not np.isfinite(scores).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(scores))[0])
+        raise ValueError(f"{name}{list(where)} is {scores[where]}; every score must be finite, a failed run's too")
     return scores

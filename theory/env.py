@@ -87,7 +87,10 @@ class TabularWorlds(Env):
             raise RuntimeError("reset() must come before the first step()")
         if action.shape != (self.num_envs,):
             raise ValueError(f"action has shape {tuple(action.shape)}: must be ({self.num_envs},)")
-        here = (self._layer(), self._state, action.to(self.device, torch.int64))
+        action = action.to(self.device, torch.int64)
+        if self.device.type == "cpu" and len(bad := action[(action < 0) | (action >= self.mdp.num_actions)]):
+            raise ValueError(f"action {int(bad[0])} is not in {self.action_space}")
+        here = (self._layer(), self._state, action)
         reward = self._r[here]
         self._state = (self._cumulative[here] <= self._uniform()).sum(-1)
         self._elapsed += 1

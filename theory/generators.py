@@ -104,9 +104,9 @@ def gridworld(rows: list[str], gamma: float = 0.95, slip: float = 0.0, step_rewa
     Actions left, right, up, down; a blocked move stays; with probability ``slip`` the move is uniform over the four.
     Starts uniformly on the ``S`` cells (on all free cells where there is none).
     """
-    grid = np.array([list(row) for row in rows])
-    if grid.ndim != 2 or not (grid == "G").any():
+    if len({len(row) for row in rows}) != 1 or not any("G" in row for row in rows):
         raise ValueError(f"rows={rows} must be strings of one length with at least one goal G")
+    grid = np.array([list(row) for row in rows])
     height, width = grid.shape
     S = height * width
     P = np.zeros((S, 4, S))

@@ -77,6 +77,8 @@ class MDP:
         if not self.is_sparse:
             return np.matmul(pi[..., None, :], self.P)[..., 0, :]
         S, A = self.r.shape
+        if pi.shape != (S, A):
+            raise ValueError(f"pi has shape {pi.shape}; with a sparse P it is one policy {(S, A)}")
         mix = sparse.csr_matrix((pi.ravel(), np.arange(S * A), np.arange(0, S * A + 1, A)), shape=(S, S * A))
         return mix @ self.P
 

@@ -138,13 +138,14 @@ class HostWorlds(HostEnv):
         self._seed = seed
         self._rng: np.random.Generator | None = None
         self._action_shape = (num_envs, *task.action_space.shape)
+        self._choices = task.action_space.n if isinstance(task.action_space, Discrete) else None
         low, high = np.array(task.start).T
         self._low, self._width = low[:, None], (high - low)[:, None]
         self._free = np.flatnonzero(low < high)
         self._state: np.ndarray | None = None  # [S, N]
         # NumPy's dispatch costs ten times the arithmetic of one world: that one computes in Python's numbers. Not where
         # actions are float32, whose rounding by NumPy is Gymnasium's.
-        self._single = num_envs == 1 and isinstance(task.action_space, Discrete)
+        self._single = num_envs == 1 and self._choices is not None
         self._start(num_envs)
 
     def _draw(self, n: int) -> np.ndarray:
@@ -177,6 +178,8 @@ class HostWorlds(HostEnv):
             raise ValueError(f"action has shape {action.shape}: must be {self._action_shape}")
         if self._state is None:
             raise RuntimeError("reset() must come before the first step()")
+        if self._choices is not None:
+            self._check_choice(action)
         if self._single:
             parts, reward, terminated = self.task.dynamics(_Scalars, self._state[:, 0].tolist(), float(action[0]))
             obs = self._rows(self.task.observe(_Scalars, parts), 1)
@@ -201,6 +204,11 @@ class HostWorlds(HostEnv):
         if np.count_nonzero(done):
             obs = self._restart(np.flatnonzero(done), next_obs.copy(order="K"))
         return Step(obs, reward, terminated, truncated, next_obs)
+
+    def _check_choice(self, action: np.ndarray) -> None:
+        least, most = (action[0], action[0]) if self._single else (action.min(), action.max())
+        if not 0 <= least <= most < self._choices:
+            raise ValueError(f"action {least if least < 0 else most} is not in {self.action_space}")
 
     def _restart(self, rows: np.ndarray, obs: np.ndarray) -> np.ndarray:
         fresh = self._draw(len(rows))
@@ -248,6 +256,8 @@ class HostWorlds(HostEnv):
         return self._observe(self._state)
 
     def render(self, index: int = 0) -> np.ndarray:
+        if self._state is None:
+            raise RuntimeError("reset() must come before the first render()")
         return self.task.draw(self._state[:, index])
 
     def reward(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
@@ -419,6 +429,8 @@ class TorchWorlds(Env):
         return self.observe(self._state)
 
     def render(self, index: int = 0) -> np.ndarray:
+        if self._state is None:
+            raise RuntimeError("reset() must come before the first render()")
         return self.task.draw(self._state[:, index].double().cpu().numpy())
 
     def reward(self, obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
@@ -367,6 +368,7 @@ class MujocoEnv(HostEnv):
             "derived": {name: field.copy() for name, field in self._derived.items()},
             "parameters": {name: field.copy() for name, field in self._parameters.items()},
             "rng": [rng.bit_generator.state for rng in self._rngs],
+            "seed": self._seed,
             **self._episode_state(),
         }
 
@@ -379,7 +381,10 @@ class MujocoEnv(HostEnv):
                 f"state has {state['physics'].shape[0]} worlds of {state['physics'].shape[1]} numbers: "
                 f"this environment has {self.num_envs} of {self._batch.nstate}"
             )
-        for name, values in state["parameters"].items():
+        defaults = {
+            name: np.broadcast_to(attrgetter(name)(self.model), field.shape) for name, field in self._parameters.items()
+        }
+        for name, values in (defaults | state["parameters"]).items():
             self.set_parameter(name, values)
         self._batch.reset(stage=_NONE)
         self._batch.state[:] = state["physics"]
@@ -394,6 +399,7 @@ class MujocoEnv(HostEnv):
             rng = seeding.np_random(0)[0]
             rng.bit_generator.state = rng_state
             self._rngs.append(rng)
+        self._seed = state.get("seed", self._seed)  # older states lack it
         self._load_episode_state(state)
         self._info = {}
         return self._observe()
@@ -450,6 +456,8 @@ class MujocoEnv(HostEnv):
 
     def close(self) -> None:
         self._close_renderer()
+        if isinstance(self._batch, ContactBatch):  # MuJoCo's own ends with the object
+            self._batch.close()
 
 
 def length(vectors: np.ndarray) -> np.ndarray:

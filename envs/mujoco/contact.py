@@ -55,9 +55,10 @@ class ContactBatch(Batch):
         self._own_models = [self.get_model(i) for i in range(self.nsim)]
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads: what is still stepped is stepped by the caller's."""
         if self._pool is not None:
             self._pool.shutdown()
+            self._pool = None
 
     def _run(
         self,

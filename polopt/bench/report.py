@@ -222,6 +222,8 @@ def _diagnostic_figure(env: str, key: str, series: Sequence[_Series], bootstrap:
             known = [
                 (s, v) for s, v in zip(one.records[env][seed]["curve"]["steps"], column, strict=True) if v is not None
             ]
+            if not known:
+                continue
             steps, values = np.array(known).T
             rows.append(np.interp(grid[1:], steps, values))
         if rows:

@@ -407,7 +407,10 @@ def fake_record(cell, final, noise=0.0):
         "machine": {"cpu": "a processor", "cores": 2, "torch_threads": 1},
         "steps_per_cpu_second": 100.0 + cell.seed,
         "curve": {"steps": steps.tolist(), "returns": returns.tolist()},
-        "diagnostics": {"train/approx_kl": [None] + [0.01 * cell.seed] * (len(steps) - 1)},
+        "diagnostics": {
+            "train/approx_kl": [None] + [0.01 * cell.seed] * (len(steps) - 1),
+            "train/never": [None] * len(steps),
+        },
     }
 
 
@@ -509,8 +512,9 @@ def test_bad_reports(measured, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="there are no records"):
         report.report(tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"'train/none'.*no record of A-v0"):
-        report.report(measured, diagnostics=["train/none"], reps=10)
+    for key in ("train/none", "train/never"):
+        with pytest.raises(ValueError, match=rf"'{key}'.*no record of A-v0"):
+            report.report(measured, diagnostics=[key], reps=10)
     bad = records_folder(load_suite(measured)) / "bad.json"
     for text in ("{", "[]", '{"address": 1}'):
         bad.write_text(text)

@@ -4,7 +4,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from polopt.film import Footage, save
+import polopt
+from polopt.film import Footage, film, save
 
 RNG = np.random.default_rng(0)
 FOOTAGE = Footage([RNG.integers(0, 255, (32, 64, 3)).astype(np.uint8) for _ in range(6)], 30.0, 0.0, 6)
@@ -25,3 +26,9 @@ def test_a_film_is_written_whole_or_not_at_all(name, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == [name]
     read = iio.imread(tmp_path / name)
     assert read.shape == ((6, 32, 64, 3) if name in ("a.mp4", "a.gif") else (32, 4 * 48, 3))
+
+
+def test_a_seed_decides_a_sampling_policy_s_film_too():
+    model = polopt.PPO(env="Pendulum-v1", seed=0)
+    first, second = (film(model, "Pendulum-v1", seed=1, steps=20, deterministic=False).total for _ in range(2))
+    assert first == second != film(model, "Pendulum-v1", seed=1, steps=20).total

@@ -13,6 +13,17 @@ def test_iqm_is_the_quarter_trimmed_mean(shape):
     assert stats.aggregate_iqm(scores) == pytest.approx(scipy.stats.trim_mean(scores, 0.25, axis=None), rel=1e-12)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_score_that_is_no_number_is_refused(value):
+    scores = np.ones((5, 2))
+    scores[1, 0] = value
+    for func in (stats.aggregate_iqm, stats.aggregate_mean, stats.aggregate_median, stats.aggregate_optimality_gap):
+        with pytest.raises(ValueError, match=rf"scores\[1, 0\] is {value}"):
+            func(scores)
+    with pytest.raises(ValueError, match=r"score_dict\['failed'\]\[1, 0\]"):
+        stats.create_performance_profile({"well": np.ones((5, 2)), "failed": scores}, np.array([0.5]), reps=2)
+
+
 def test_aggregates_of_a_hand_worked_table():
     scores = np.array([[0.0, 2.0, 1.0], [1.0, 4.0, 3.0]])  # means of the tasks 0.5, 3, 2
     assert stats.aggregate_mean(scores) == pytest.approx(11 / 6)

@@ -296,6 +296,15 @@ def test_bad_arguments_are_named():
     env.reset(0)
     with pytest.raises(ValueError, match=r"\(3,\).*\(3, 1\)"):
         env.step(torch.zeros(3))
+    for n, bad in ((1, [2]), (1, [-1]), (3, [0, 1, 2]), (3, [0, -1, 1])):
+        env = make_env("CartPole-v1", n)
+        with pytest.raises(RuntimeError, match=r"before the first render"):
+            env.render()
+        env.reset(0)
+        with pytest.raises(ValueError, match=r"action (2|-1) is not in Discrete\(2\)"):
+            env.step_host(np.array(bad))
+    with pytest.raises(RuntimeError, match=r"before the first render"):
+        make_env("CartPole-v1", backend="torch").render()
     with pytest.raises(ValueError, match="R="):
         LQR(R=np.zeros((2, 2)))
     with pytest.raises(ValueError, match="A has shape"):

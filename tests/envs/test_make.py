@@ -113,6 +113,8 @@ def test_an_id_may_name_the_module_that_registers_it(tmp_path, monkeypatch):
         ({"id": "CartPole-v1", "dtype": torch.int8}, "int8"),
         ({"id": "CartPole-v1", "backend": "gymnasium", "device": "meta"}, "CPU"),
         ({"id": "HalfCheetah-v5", "device": "meta"}, "CPU"),
+        ({"id": "HalfCheetah-v5", "render_mode": "depth_array"}, "render_mode='depth_array'.*backend='gymnasium'"),
+        ({"id": "CartPole-v1", "backend": "torch", "render_mode": "human"}, "render_mode='human'.*backend='torch'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import gymnasium
 import mujoco
@@ -262,6 +263,9 @@ def test_parameters_of_one_world(name):
     fresh = native(name, 3)
     fresh.load_state_dict(env.state_dict())
     np.testing.assert_array_equal(fresh.step_host(action).obs, env.step_host(action).obs)
+    env.load_state_dict(plain.state_dict())  # which has no parameters of its own
+    for _ in range(3):
+        np.testing.assert_array_equal(env.step_host(action).obs, plain.step_host(action).obs)
     with pytest.raises(ValueError, match="shape"):
         env.set_parameter("body_mass", mass[0])
     with pytest.raises(ValueError, match=r"opt\.timestep"):
@@ -422,6 +426,22 @@ def test_bad_calls():
         env.step_host(np.zeros(6))
     with pytest.raises(IndexError, match="index=2"):
         env.render(2)
+
+
+def test_the_seed_of_the_first_reset_is_in_the_state():
+    env, other = tasks.Hopper(2, seed=3), tasks.Hopper(2, seed=4)
+    other.load_state_dict(env.state_dict())
+    np.testing.assert_array_equal(other.reset_host(), env.reset_host())
+
+
+def test_close_ends_the_threads():
+    before = set(threading.enumerate())
+    env = tasks.Ant(3, threads=3)
+    env.reset(0)
+    assert (mine := set(threading.enumerate()) - before)
+    env.close()
+    env.close()
+    assert not any(thread.is_alive() for thread in mine)
 
 
 def test_time_limit_can_be_lifted():

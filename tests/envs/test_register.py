@@ -158,12 +158,27 @@ def test_vector_arguments():
     assert (env.step(env.action_space.sample())[1] == 0).all()
     with pytest.raises(ValueError, match="count upwards"):
         env.reset(seed=[4, 9])
+    env.reset(seed=[None, None])
     with pytest.raises(ValueError, match="no reset options"):
         env.reset(options={"x": 1})
+    with pytest.raises(ValueError, match=r"backend='torch'.*polopt\.make_env"):
+        gymnasium.make_vec("polopt/CartPole-v1", num_envs=2, backend="torch")
+    with pytest.raises(ValueError, match="render_mode='human'"):
+        gymnasium.make_vec("polopt/CartPole-v1", num_envs=2, render_mode="human")
     pictures = gymnasium.make_vec("polopt/CartPole-v1", num_envs=2, render_mode="rgb_array")
     pictures.reset(seed=0)
     assert [p.shape for p in pictures.render()] == [(300, 400, 3)] * 2
     env.close()
+
+
+def test_render_modes_of_a_single_world():
+    env = gymnasium.make("polopt/CartPole-v1", render_mode="rgb_array_list")  # Gymnasium collects what it draws
+    env.reset(seed=0)
+    env.step(0)
+    assert [p.shape for p in env.render()] == [(300, 400, 3)] * 2
+    assert gymnasium.make("polopt/HalfCheetah-v5").metadata["render_fps"] == 20
+    with pytest.warns(UserWarning, match="nonsense"), pytest.raises(ValueError, match="render_mode='nonsense'"):
+        gymnasium.make("polopt/CartPole-v1", render_mode="nonsense")
 
 
 def test_what_a_vector_returns_is_the_callers():

@@ -128,6 +128,11 @@ def test_what_cannot_be_wrapped():
         TimeAware(make_env("CartPole-v1", 2, max_episode_steps=-1))
     with pytest.raises(TypeError, match="Discrete"):
         TimeAware(make_env("FrozenLake-v1"))
+    whole = gymnasium.wrappers.TransformObservation(
+        gymnasium.make("CartPole-v1"), lambda obs: obs.astype(np.int64), gymnasium.spaces.Box(-9, 9, (4,), np.int64)
+    )
+    with pytest.raises(TypeError, match="Box of floats"):
+        TimeAware(as_env(whole))
 
 
 def test_native_worlds_can_be_limited():

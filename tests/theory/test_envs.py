@@ -67,6 +67,9 @@ def test_bad_input():
     worlds.reset()
     with pytest.raises(ValueError, match=r"action has shape \(3,\): must be \(2,\)"):
         worlds.step(torch.zeros(3))
+    for bad in (-1, 4):
+        with pytest.raises(ValueError, match=rf"action {bad} is not in Discrete\(4\)"):
+            worlds.step(torch.tensor([0, bad]))
 
 
 @pytest.mark.parametrize("make", ["gym", "torch"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from polopt.theory import MDP, AverageRewardMDP, ConstrainedMDP, FiniteHorizonMDP
-from polopt.theory.generators import garnet, layered
+from polopt.theory.generators import garnet, gridworld, layered
 from scipy import sparse
 
 
@@ -82,6 +82,14 @@ def test_sparse_and_dense_are_the_same_mdp(arrays):
     np.testing.assert_allclose(thin.backup(V), dense.backup(V), atol=1e-14)
     np.testing.assert_allclose(thin.kernel(pi).toarray(), dense.kernel(pi), atol=1e-14)
     np.testing.assert_array_equal(thin.dense().P, dense.P)
+    with pytest.raises(ValueError, match=r"pi has shape \(3, 4, 2\); with a sparse P it is one policy \(4, 2\)"):
+        thin.kernel(np.broadcast_to(pi, (3, 4, 2)))
+
+
+@pytest.mark.parametrize("rows", [["SG", "S"], ["S."], []])
+def test_a_grid_that_is_none(rows):
+    with pytest.raises(ValueError, match="strings of one length with at least one goal"):
+        gridworld(rows)
 
 
 def test_finite_horizon_shapes():
