@@ -30,7 +30,7 @@ from .batch import Batch
 from .config import BaseConfig, check_names, hyper, is_schedule, type_hints
 from .env import Env, Episode, Obs
 from .errors import NonFiniteError
-from .files import FileError, load_state, save_state, with_zip
+from .files import load_state, save_state, with_zip
 from .graph import compiler_available
 from .networks import count
 from .normalize import Normalize
@@ -38,7 +38,7 @@ from .part import Part
 from .policy import to_tensor
 from .schedule import as_schedule
 from .segments import beside
-from .spaces import check_action_space, check_observation_space, from_json, is_image, same, to_json
+from .spaces import check_action_space, check_observation_space, is_image, same, to_json
 
 __all__ = ["Agent", "AgentConfig", "NonFiniteError"]
 
@@ -737,6 +737,7 @@ class Agent(ABC):
             FileError: it is damaged, of another version, or not a polopt model of this algorithm.
             ValueError: ``policy_kwargs`` differ from the stored ones.
         """
+        from .model_file import restore
         from .sb3_zip import is_sb3
         from .sb3_zip import load as load_sb3
 
@@ -748,7 +749,7 @@ class Agent(ABC):
         if is_sb3(with_zip(path)):
             return load_sb3(cls, with_zip(path), env, device, changes, force_reset)
         state = load_state(with_zip(path), "model", beside(with_zip(path)))
-        return cls._from_state(state, path, env, device, changes, force_reset)
+        return restore(cls, state, path, env, device, changes, force_reset)
 
     @classmethod
     def _changes(cls, custom_objects: dict[str, Any] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -758,72 +759,6 @@ class Agent(ABC):
         kwargs = {_ALIASES.get(k, k): v for k, v in kwargs.items()}
         check_names(cls.__name__, kwargs, known)
         return {k: v for k, v in (custom_objects or {}).items() if k in known} | kwargs
-
-    @classmethod
-    def _from_state(
-        cls, state: dict[str, Any], path: Any, env: Any, device: Any, changes: dict[str, Any], force_reset: bool = True
-    ) -> Self:
-        if state["algorithm"] != cls.__name__:
-            raise FileError(
-                f"{path} holds a {state['algorithm']} model; load it with polopt.{state['algorithm']}.load or polopt.load"
-            )
-        known = {f.name: f for f in fields(cls.Config)}
-        config = cls.Config.from_json(
-            {k: v for k, v in state["config"].items() if k in known and k not in changes}, path
-        )
-        config |= {k: v for k, v in changes.items() if k in known}
-        policy_kwargs = kwargs_codec.decode(state["policy_kwargs"], changes.get("policy_kwargs"), path)
-        tail = {k: changes[k] for k in ("tensorboard_log", "verbose") if k in changes}
-        seed = changes.get("seed", state["seed"])
-        model = cls(
-            state["policy"], None, **config, **tail, policy_kwargs=policy_kwargs, seed=seed, device=device,
-            env_kwargs=changes.get("env_kwargs") or kwargs_codec.decode(state["env_kwargs"], None, path),
-        )  # fmt: skip
-        model.observation_space, model.action_space = (
-            from_json(state["observation_space"]),
-            from_json(state["action_space"]),
-        )
-        model.n_envs, model.normalizer = state["n_envs"], None  # no number: it has only seen a dataset
-        model.env_id = state["env_id"]
-        stored = model._normalize_state = _still_wanted(state["normalize"], changes)
-        if stored is not None and env is None:
-            model.normalizer = Normalize.like(_Frozen(model), stored, show=not model.normalizes_on_read)
-            model.normalizer.training = False
-        model._setup_model()
-        changed = {k for k, v in changes.items() if k in known and v != state["config"].get(k)}
-        own = {name for k, start in cls.starts if k in changed for name in (start, f"{start}.optimizer")}
-        try:
-            model.set_parameters(
-                {k: v for k, v in state["parameters"].items() if k not in own},
-                exact_match=not (own or state.get("partial")),
-            )
-        except (RuntimeError, ValueError) as error:
-            raise FileError(
-                f"{path} holds the weights of other networks than these hyperparameters make "
-                f"({', '.join(sorted(changed)) or 'those of the file'}): construct a new model for them"
-            ) from error
-        for part in model.parts.values() if changes.keys() & known.keys() else ():
-            part.lr.fill_(part.declared_lr)  # a rate that was asked for stands over the file's
-        model.num_timesteps, model._total_timesteps, model._n_updates = (
-            state["num_timesteps"],
-            state["total_timesteps"],
-            state["n_updates"],
-        )
-        if env is not None:
-            if isinstance(env, str) and model.n_envs is not None and "num_envs" not in changes:
-                model.config = model.config.replace(num_envs=model.n_envs)
-            else:
-                model.n_envs = None  # a loaded model may go on with another number of worlds
-            model.set_env(env, force_reset)
-        if (training := state.get("training")) is not None:
-            if "seed" in changes:  # it stands over where the file's generators were
-                training = cls._unseeded(training)
-            if env is not None or training.get("dataset") is not None:
-                model.load_training_state(training | {"env": None})
-                model._go_on_in(training["env"])
-            else:
-                model._waiting = training
-        return model
 
     def __repr__(self) -> str:
         if not hasattr(self, "nets"):
@@ -902,28 +837,3 @@ def _as_arrays(observation: Any) -> Any:
     if isinstance(observation, dict):
         return {k: np.asarray(v) for k, v in observation.items()}
     return np.asarray(observation)
-
-
-class _Frozen(Env):
-    """Only spaces: what a loaded model's normaliser stands on until an environment is set."""
-
-    def __init__(self, model: Agent) -> None:
-        self.num_envs, self.device = model.n_envs, torch.device("cpu")
-        self.observation_space, self.action_space = model.observation_space, model.action_space
-
-    def reset(self, seed=None):
-        raise RuntimeError("this model has no environment; call set_env first")
-
-    step = pop_episodes = state_dict = load_state_dict = reset
-
-
-def _still_wanted(statistics: dict[str, Any] | None, changes: dict[str, Any]) -> dict[str, Any] | None:
-    """A file's running moments less those that are switched off as it is loaded."""
-    if statistics is None:
-        return None
-    kept = dict(statistics)
-    if changes.get("normalize_obs", True) is False:
-        kept["obs"] = {}
-    if changes.get("normalize_reward", True) is False:
-        kept.pop("reward", None)
-    return kept if kept["obs"] or "reward" in kept else None

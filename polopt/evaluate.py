@@ -14,6 +14,7 @@ from .agent import Agent
 from .dataset import d4rl_score
 from .env import Env
 from .files import load_state, with_zip
+from .model_file import restore
 from .normalize import Normalize
 from .registry import agent_class
 from .sb3_zip import algorithm, is_sb3
@@ -152,7 +153,7 @@ def load(
         return agent_class(algorithm(file)).load(file, env, device, custom_objects, force_reset=force_reset, **kwargs)
     state = load_state(file, "model", beside(file))
     cls = agent_class(state["algorithm"])
-    return cls._from_state(state, file, env, device, cls._changes(custom_objects, kwargs), force_reset)
+    return restore(cls, state, file, env, device, cls._changes(custom_objects, kwargs), force_reset)
 
 
 def model_file(path: str | os.PathLike[str]) -> Path:

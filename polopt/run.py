@@ -45,6 +45,7 @@ from .evaluate import checkpoints
 from .files import FileError, atomic, load_state, save_state, write_json
 from .loop import threads_for
 from .manifest import DECISIVE, manifest
+from .model_file import restore
 from .registry import agent_class
 
 __all__ = ["CSVLog", "Run", "RunError", "Session", "new_run", "reopen", "resume", "train_run"]
@@ -213,7 +214,7 @@ def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None
         path, state = _last_checkpoint(folder)
         segments.cut(path)
         cls = agent_class(config["algorithm"])
-        model = cls._from_state(state, path, config["env"], config["device"], {"verbose": verbose})
+        model = restore(cls, state, path, config["env"], config["device"], {"verbose": verbose})
         cadence = _Cadence(config["checkpoint_every"], config["checkpoint_seconds"], model.num_timesteps)
         session = Session(folder, model, None, config["total_timesteps"], cadence, checkpoints(folder)[-1].name)
         if not session.finished:

@@ -23,6 +23,7 @@ from gymnasium import Space, spaces
 from torch import Tensor
 
 from .files import FileError
+from .model_file import restore
 from .spaces import to_json
 
 __all__ = ["algorithm", "is_sb3", "load"]
@@ -95,7 +96,7 @@ def load(cls: Any, path: Any, env: Any, device: Any, changes: dict[str, Any], fo
         "num_timesteps": int(data.get("num_timesteps", 0)), "total_timesteps": int(data.get("_total_timesteps", 0)),
         "n_updates": int(data.get("_n_updates", 0)),
     }  # fmt: skip
-    return cls._from_state(state, path, env, device, changes, force_reset)
+    return restore(cls, state, path, env, device, changes, force_reset)
 
 
 def _read(path: Any) -> tuple[dict[str, Any], Weights, Weights]:
