@@ -69,7 +69,7 @@ class GymnasiumEnv(HostEnv):
                 )
         if len({id(env.unwrapped) for env in envs}) < len(envs):
             raise ValueError("the same environment object is given twice: each world needs its own")
-        self.envs = [Recorder(env, i) for i, env in enumerate(envs)]
+        self.envs = Recorder.around(envs)
         self.observation_space, self.action_space = first.observation_space, first.action_space
         self.id = first.spec.id if first.spec is not None else None
         self.max_episode_steps = time_limit(first)
@@ -141,7 +141,7 @@ class GymnasiumEnv(HostEnv):
     def state_dict(self) -> State:
         return self._episode_state() | {
             "num_envs": self.num_envs,
-            "worlds": {str(i): env.state() for i, env in enumerate(self.envs)},
+            "worlds": {str(i): env.world_state() for i, env in enumerate(self.envs)},
             "seed": self._seed,
         }
 
@@ -158,8 +158,8 @@ class GymnasiumEnv(HostEnv):
                 self.envs[i].reset()
         self._obs = self._rows()
         for i, env in enumerate(self.envs):
-            if env.obs is not None:
-                put(self._obs, i, env.obs)
+            if env.last_obs is not None:
+                put(self._obs, i, env.last_obs)
         return cast(self._obs, self._obs)
 
     def render(self, index: int = 0) -> np.ndarray:
@@ -224,7 +224,7 @@ class GymnasiumVector(HostEnv):
         self._infos: dict[str, Any] = {}
         self._worlds: list[Recorder] = []
         if type(envs) is SyncVectorEnv:
-            self._worlds = [Recorder(env, i) for i, env in enumerate(envs.envs)]
+            self._worlds = Recorder.around(envs.envs)
             envs.envs = self._worlds
         self.exact_state = bool(self._worlds)
 
@@ -274,7 +274,7 @@ class GymnasiumVector(HostEnv):
             self._episode_state()
             | state
             | {
-                "worlds": {str(i): env.state() for i, env in enumerate(self._worlds)},
+                "worlds": {str(i): env.world_state() for i, env in enumerate(self._worlds)},
                 "resetting": self._resetting.copy(),
                 "seed": self._seed,
             }
@@ -306,8 +306,8 @@ class GymnasiumVector(HostEnv):
         if started:
             self.envs._autoreset_envs[:] = self._resetting
             for i, world in enumerate(self._worlds):
-                self.envs._env_obs[i] = world.obs
-                put(obs, i, world.obs)
+                self.envs._env_obs[i] = world.last_obs
+                put(obs, i, world.last_obs)
         return obs
 
     def render(self, index: int = 0) -> np.ndarray:

@@ -39,13 +39,34 @@ step (Gymnasium v5): not part of MuJoCo's integration state."""
 class Recorder(gymnasium.Wrapper):
     """Hands everything through, and can tell and take back the state of the world inside.
 
+    What is set on it but its own is set on the inner environment, as if it were not there: it stands in the list of worlds of a
+    vector environment that the user made.
+
     Args:
         index: the number of this world among its neighbours, for messages.
     """
 
+    @classmethod
+    def around(cls, envs: Sequence[gymnasium.Env]) -> list[Recorder]:
+        """One around each; those that are there already are taken as they are."""
+        return [env if isinstance(env, Recorder) else cls(env, i) for i, env in enumerate(envs)]
+
+    # Of its own it has few public names: a world's ``state`` is the world's.
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "env" or name.startswith("_") or hasattr(gymnasium.Wrapper, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.env, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "env" or name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
     def __init__(self, env: gymnasium.Env, index: int = 0) -> None:
         super().__init__(env)
-        self.index = index
+        self._index = index
         self._physics = _mujoco(env)
         self._obs: Any = None
         self._seed: int | None = None
@@ -67,7 +88,7 @@ class Recorder(gymnasium.Wrapper):
         try:
             self._obs, info = self.env.reset(seed=seed, options=options)
         except Exception as error:
-            raise EnvError(f"environment {self.index} ({self._name}) raised in reset: {error!r}") from error
+            raise EnvError(f"environment {self._index} ({self._name}) raised in reset: {error!r}") from error
         return self._obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -83,7 +104,7 @@ class Recorder(gymnasium.Wrapper):
             answer = self.env.step(action)
         except Exception as error:
             raise EnvError(
-                f"environment {self.index} ({self._name}) raised in step {self._steps} of its episode: {error!r}"
+                f"environment {self._index} ({self._name}) raised in step {self._steps} of its episode: {error!r}"
             ) from error
         self._obs = answer[0]
         return answer
@@ -92,8 +113,8 @@ class Recorder(gymnasium.Wrapper):
     def _name(self) -> str:
         return self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
 
-    def state(self) -> State:
-        """What :meth:`load` needs, as a tree of arrays and JSON values."""
+    def world_state(self) -> State:
+        """What :meth:`load_world` needs, as a tree of arrays and JSON values."""
         if self._obs is None:
             return {"running": False}
         state: State = {
@@ -120,8 +141,8 @@ class Recorder(gymnasium.Wrapper):
             }
         return state
 
-    def load(self, state: State) -> bool:
-        """Take a :meth:`state` back; whether the world is now bit for bit the one that gave it.
+    def load_world(self, state: State) -> bool:
+        """Take a :meth:`world_state` back; whether the world is now bit for bit the one that gave it.
 
         Raises:
             ValueError: the state is of another kind of environment.
@@ -129,7 +150,7 @@ class Recorder(gymnasium.Wrapper):
         if not state["running"]:
             return True
         if ("physics" in state) != (self._physics is not None):
-            raise ValueError(f"environment {self.index} ({self._name}): the state is of another kind of environment")
+            raise ValueError(f"environment {self._index} ({self._name}): the state is of another kind of environment")
         if self._physics is not None:
             return self._load_physics(state)
         if state["start"] is not None:
@@ -152,7 +173,7 @@ class Recorder(gymnasium.Wrapper):
         model, data = self._physics.model, self._physics.data
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
         if len(state["physics"]) != mujoco.mj_stateSize(model, kind):
-            raise ValueError(f"environment {self.index} ({self._name}): the state is of another MuJoCo model")
+            raise ValueError(f"environment {self._index} ({self._name}): the state is of another MuJoCo model")
         mujoco.mj_setState(model, data, state["physics"], kind)
         for name, array in state["derived"].items():
             getattr(data, name)[:] = array
@@ -166,7 +187,7 @@ class Recorder(gymnasium.Wrapper):
         return True
 
     @property
-    def obs(self) -> Any:
+    def last_obs(self) -> Any:
         """The observation it gave last."""
         return self._obs
 
@@ -179,7 +200,7 @@ def check_number(state: State, num_envs: int) -> None:
 
 def load_worlds(worlds: Sequence[Recorder], states: State) -> list[int]:
     """Load every world; the numbers of those that did not come back bit for bit, which are also warned of."""
-    lost = [i for i, world in enumerate(worlds) if not world.load(states[str(i)])]
+    lost = [i for i, world in enumerate(worlds) if not world.load_world(states[str(i)])]
     if lost:
         reason = (
             f"replaying the recorded actions gave another observation in worlds {lost[:10]} (the environment draws from"

@@ -61,7 +61,7 @@ class SB3VecEnv(HostEnv):
             inner = inner.venv
         self._worlds: list[Recorder] = []
         if type(inner) is DummyVecEnv and all(type(layer) in (VecNormalize, VecMonitor) for layer in self._layers):
-            self._worlds = [Recorder(env, i) for i, env in enumerate(inner.envs)]
+            self._worlds = Recorder.around(inner.envs)
             inner.envs = self._worlds
             spec = self._worlds[0].spec
             self.id, self.max_episode_steps = None if spec is None else spec.id, time_limit(self._worlds[0])
@@ -125,7 +125,7 @@ class SB3VecEnv(HostEnv):
                 "true_return": self._true_return.copy(),
                 "obs": None if self._obs is None else cast(self._obs, self._like),
                 "seed": self._seed,
-                "worlds": {str(i): world.state() for i, world in enumerate(self._worlds)},
+                "worlds": {str(i): world.world_state() for i, world in enumerate(self._worlds)},
                 "layers": {str(k): _layer_state(layer) for k, layer in enumerate(self._layers)},
             }
         )

@@ -169,6 +169,7 @@ class Agent(ABC):
         self._custom_logger = False
         self._commit: Callable[[Agent], bool] | None = None
         self._turn: Any = None  # the loop's, while it runs
+        self._metrics: dict[str, Tensor] = {}  # of the updates since the last log line
         self.env: Env | None = None
         self.env_id: str | None = None  # with env_kwargs it makes the same worlds again; None where an object was given
         self._sb3_env: Any = None
@@ -247,7 +248,7 @@ class Agent(ABC):
         if self.policy_class == "CnnPolicy":
             if not is_image(raw):
                 raise ValueError(f"CnnPolicy reads one image, a Box of uint8 [H, W, C] or [C, H, W], not {raw}")
-        elif any(map(is_image, leaves)) and "features_extractor_class" not in self.policy_kwargs:
+        elif any(map(is_image, leaves)) and not self._reads_images(raw):
             raise NotImplementedError(
                 f"{name}: the observation space {raw} has images, and {self.policy_class} reads vectors; use an on-policy method with "
                 "'CnnPolicy' (or a policy_kwargs['features_extractor_class'] such as stable-baselines3's NatureCNN), or an "
@@ -257,6 +258,10 @@ class Agent(ABC):
         self.env, self.n_envs, self._resets = env, env.num_envs, env.unwrapped.resets
         self.observation_space, self.action_space = raw, env.action_space
         self.normalizer = env if isinstance(env, Normalize) else None
+
+    def _reads_images(self, space: Space) -> bool:
+        """Whether the networks take a space that has images, under a policy that is no ``"CnnPolicy"``."""
+        return "features_extractor_class" in self.policy_kwargs
 
     def _setup_model(self) -> None:
         """Build networks, parts and memory for the spaces."""
@@ -667,6 +672,8 @@ class Agent(ABC):
             "env_id": self.env_id,
             "env_kwargs": kwargs_codec.encode(self.env_kwargs),
             "seed": self._given_seed,
+            "tensorboard_log": None if self.tensorboard_log is None else os.fspath(self.tensorboard_log),
+            "verbose": self.verbose,
             "n_envs": getattr(self, "n_envs", self.config.num_envs),
             "num_timesteps": self.num_timesteps,
             "total_timesteps": self._total_timesteps,
@@ -674,6 +681,9 @@ class Agent(ABC):
             "parameters": self.get_parameters(),
             "normalize": self.normalizer.statistics() if self.normalizer is not None else self._normalize_state,
         }
+
+    def take_model_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take back what a subclass adds to :meth:`model_state`; the networks and their optimizers are there already."""
 
     def training_state(self) -> dict[str, Any]:
         """What training goes on from exactly, beside the model: environment, random generators, running statistics."""
@@ -687,6 +697,7 @@ class Agent(ABC):
             "iterations": self._iterations,
             "episodes_finished": self._episodes,
             "progress": self._progress,
+            "metrics": dict(self._metrics),
         }
 
     @classmethod
@@ -711,6 +722,7 @@ class Agent(ABC):
         self.ep_info_buffer.extend(state["episodes"])
         self.ep_success_buffer.extend(state["successes"])
         self._iterations, self._episodes = state["iterations"], state["episodes_finished"]
+        self._metrics = {name: x.to(self.device) for name, x in state.get("metrics", {}).items()}
         self._set_schedules(state["progress"])
         self._load_worlds(state["env"])
 

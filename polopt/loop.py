@@ -94,6 +94,7 @@ def _learn(
         agent.num_timesteps = agent._iterations = agent._episodes = 0
         agent.ep_info_buffer.clear()
         agent.ep_success_buffer.clear()
+        agent._metrics = {}
     else:
         total_timesteps += agent.num_timesteps
     agent._total_timesteps = total_timesteps
@@ -115,6 +116,7 @@ def _learn(
         callbacks.start(scope)
         _iterate(agent, kind(agent, callbacks), total_timesteps, callbacks, log_interval, bar)
         callbacks.end()
+        agent._metrics = {}
     finally:
         torch.set_num_threads(threads)
         if bar is not None:
@@ -181,7 +183,6 @@ class _GradientSteps:
 
 def _iterate(agent: Agent, turn: Any, total: int, callbacks: _Callbacks, log_interval: int | None, bar: Any) -> None:
     agent._turn, ticks = turn, turn.ticks
-    metrics: dict[str, torch.Tensor] = {}
     while agent.num_timesteps < total or turn.unfinished:
         agent._set_schedules(max(1.0 - agent.num_timesteps / total, 0.0))
         before = agent.num_timesteps
@@ -192,22 +193,26 @@ def _iterate(agent: Agent, turn: Any, total: int, callbacks: _Callbacks, log_int
             bar.update(agent.num_timesteps - before)
         if fresh is None:
             break
-        metrics |= fresh
+        agent._metrics |= fresh
         agent._iterations += 1
         ticks, last = turn.ticks, ticks
         if log_interval is not None and ticks // log_interval > last // log_interval:
-            _log(agent, metrics)
-            metrics = {}
+            _record(agent)
+            dump(agent)
         if agent._commit is not None and not agent._commit(agent):
             break
-    _finite(agent, metrics)  # of what no line was written
+    unwritten(agent)
 
 
-def _finite(agent: Agent, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The metrics in one copy from the device; raises NonFiniteError where training diverged."""
-    names = list(metrics)
-    values = torch.stack([metrics[k].to(agent.device, torch.float32) for k in names]).tolist() if names else []
-    numbers = dict(zip(names, values, strict=True))
+def unwritten(agent: Agent) -> dict[str, float]:
+    """The latest metrics of the updates of which no log line was written yet, in one copy from the device.
+
+    Raises:
+        NonFiniteError: training diverged.
+    """
+    names = list(agent._metrics)
+    values = [agent._metrics[k].to(agent.device, torch.float32) for k in names]
+    numbers = dict(zip(names, torch.stack(values).tolist() if names else [], strict=True))
     for name, value in numbers.items():
         if not np.isfinite(value) and name != "explained_variance":
             raise NonFiniteError(
@@ -217,13 +222,13 @@ def _finite(agent: Agent, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     return numbers
 
 
-def _log(agent: Agent, metrics: dict[str, torch.Tensor]) -> None:
-    """One line, stable-baselines3's keys."""
-    for name, value in _finite(agent, metrics).items():
+def _record(agent: Agent) -> None:
+    """What updates say, under stable-baselines3's keys."""
+    for name, value in unwritten(agent).items():
         agent.logger.record(f"train/{name}", value)
+    agent._metrics = {}
     agent.logger.record("train/learning_rate", agent.lr_schedule(agent._progress))
     agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
-    dump(agent)
 
 
 def dump(agent: Agent) -> None:
@@ -232,6 +237,8 @@ def dump(agent: Agent) -> None:
     if turn is None:  # nothing has been learned yet
         log.dump(step=agent.num_timesteps)
         return
+    if agent._metrics:  # a callback asked for the line
+        _record(agent)
     seconds = max(time.perf_counter() - turn.started, 1e-9)
     if agent.ep_info_buffer:
         log.record("rollout/ep_rew_mean", float(np.mean([e["r"] for e in agent.ep_info_buffer])))
@@ -319,9 +326,9 @@ class _Callbacks:
         self.callback.update_locals(
             self.scope
             | dict(
-                obs_tensor=obs, actions=_numpy(env_action if agent.scaled_actions else action),
+                obs_tensor=tree_map(torch.as_tensor, obs), actions=_numpy(env_action if agent.scaled_actions else action),
                 clipped_actions=_numpy(env_action), buffer_actions=_numpy(action), new_obs=tree_map(_numpy, step.obs),
-                rewards=rewards, dones=dones, infos=infos, n_steps=self._t, n_rollout_steps=agent.horizon,
+                rewards=rewards.astype(np.float32), dones=dones, infos=infos, n_steps=self._t, n_rollout_steps=agent.horizon,
             )
             | agent.callback_locals(self._t + 1)
         )  # fmt: skip

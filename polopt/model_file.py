@@ -41,6 +41,7 @@ def restore(
     _take_weights(model, state, path, changes)
     model.num_timesteps, model._total_timesteps = state["num_timesteps"], state["total_timesteps"]
     model._n_updates = state["n_updates"]
+    model.take_model_state(state)
     if env is not None:
         if isinstance(env, str) and model.n_envs is not None and "num_envs" not in changes:
             model.config = model.config.replace(num_envs=model.n_envs)
@@ -63,7 +64,7 @@ def _constructed(cls: Any, state: dict[str, Any], path: Any, device: Any, change
     known = {f.name for f in fields(cls.Config)}
     config = cls.Config.from_json({k: v for k, v in state["config"].items() if k in known - changes.keys()}, path)
     config |= {k: v for k, v in changes.items() if k in known}
-    tail = {k: changes[k] for k in ("tensorboard_log", "verbose") if k in changes}
+    tail = {k: x[k] for k in ("tensorboard_log", "verbose") for x in (state, changes) if k in x}
     model = cls(
         state["policy"], None, **config, **tail, seed=changes.get("seed", state["seed"]), device=device,
         policy_kwargs=kwargs_codec.decode(state["policy_kwargs"], changes.get("policy_kwargs"), path),

@@ -111,8 +111,11 @@ class OffPolicyConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.replay_buffer_class is not None or self.replay_buffer_kwargs:
-            raise NotImplementedError("replay_buffer_class is not used: transitions are kept in polopt.memory.Replay")
+        for name in ("replay_buffer_class", "replay_buffer_kwargs"):
+            if given := getattr(self, name):
+                raise NotImplementedError(
+                    f"{name}={given!r} is not used: transitions are kept in polopt.memory.Replay, which bootstraps through time limits"
+                )
         if callable(self.action_noise):
             action_noise.check(self.action_noise)
         if self.gradient_steps == 0:

@@ -25,12 +25,13 @@ measured from), estimate advantages, improve, and measure how far the policy mov
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from gymnasium import spaces
+from gymnasium import Space, spaces
 from torch import Tensor
 
 from .advantage import gae
@@ -45,6 +46,7 @@ from .part import check_optimizer
 from .policy import ActorCritic, Policy
 from .schedule import Schedule
 from .sde import SDEHead, held, take_options
+from .spaces import is_image
 
 __all__ = ["EpochsConfig", "OnPolicy", "OnPolicyConfig", "clipped_value_error"]
 
@@ -87,7 +89,7 @@ class EpochsConfig(OnPolicyConfig):
     n_epochs: int = hyper(10, "[1, inf)", "K, passes over the rollout")
     ent_coef: float = hyper(0.0, "(-inf, inf)", "c_e, weight of the entropy bonus")
     vf_coef: float = hyper(0.5, "[0, inf)", "c_v, weight of the value loss")
-    clip_range_vf: Schedule | None = hyper(None, "(0, inf)", "ε_v, clip range of the value; None: no clipping")
+    clip_range_vf: Schedule | None = hyper(None, "[0, inf)", "ε_v, clip range of the value; None: no clipping")
     target_kl: float | None = hyper(None, "(0, inf)", "stop the epochs once the approximate KL exceeds 1.5 times this")
 
 
@@ -128,9 +130,19 @@ class OnPolicy(Agent):
                 "features_extractor_class": NatureCNN,
                 "share_features_extractor": not self.needs_disjoint,
             } | kwargs
+        elif _has_images(self.observation_space):
+            from stable_baselines3.common.torch_layers import CombinedExtractor
+
+            kwargs = {
+                "features_extractor_class": CombinedExtractor,
+                "share_features_extractor": not self.needs_disjoint,
+            } | kwargs
         if getattr(kwargs.get("features_extractor_class"), "__name__", "") == "NatureCNN":
             kwargs = {"net_arch": []} | kwargs  # it ends in a layer of its own
         return ActorCritic(self._seen_space(), self.action_space, distribution, **kwargs)
+
+    def _reads_images(self, space: Space) -> bool:
+        return super()._reads_images(space) or ("CnnPolicy" in self.policies and _has_images(space))
 
     def make_parts(self, **optimizer: Any) -> None:
         """One part over actor and critic, with the joint loss and one global gradient clip, as stable-baselines3."""
@@ -288,17 +300,27 @@ class OnPolicy(Agent):
         b = self.prepare(batch)
         if not len(b):  # steps that were spent on resets, all of them
             return {}
-        self._train(True)
-        try:
+        with self._learning():
             metrics = self.improve(b)
             metrics |= self.finish(b)
-        finally:
-            self._train(False)
         self._rollout = None
         return metrics | self.diagnose(b)
 
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        """Inside, the user's own modules are in the mode of learning, and what they draw (dropout) is of the model's seed."""
+        if "features_extractor_class" not in self.policy_kwargs:
+            yield
+            return
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator, device=self.device)))
+            self._train(True)
+            try:
+                yield
+            finally:
+                self._train(False)
+
     def _train(self, mode: bool) -> None:
-        """Put the user's own modules, which may hold dropout or batch normalisation, into the mode of learning or of acting."""
         for net in self.nets.values() if "features_extractor_class" in self.policy_kwargs else ():
             net.train(mode)
 
@@ -475,6 +497,11 @@ class OnPolicy(Agent):
 
 _EPISODES = ("obs", "reward", "next_obs", "terminated", "truncated", "valid")
 """What advantages can be estimated from anew."""
+
+
+def _has_images(space: Space) -> bool:
+    """Whether vectors and images are side by side."""
+    return isinstance(space, spaces.Dict) and any(map(is_image, space.spaces.values()))
 
 
 def _check_policy_kwargs(owner: str, kwargs: dict[str, Any], known: frozenset[str]) -> None:

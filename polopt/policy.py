@@ -455,12 +455,13 @@ class ActorCritic(Policy):
         return lambda obs, noise: head(trunk(obs.reshape(len(obs), -1)), noise)
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Values ``[B]``, log-probabilities ``[B]`` and entropies ``[B]`` of given actions (stable-baselines3's order)."""
+        """Values ``[B, 1]``, log-probabilities ``[B]`` and entropies ``[B]`` of given actions, as stable-baselines3 shapes
+        them."""
         self._need_critic("evaluate_actions")
         params, values = self.both(obs)
         if isinstance(self.action_space, (spaces.Box, spaces.MultiBinary)):
             actions = actions.reshape(len(actions), -1)
-        return values, self.distribution.log_prob(params, actions), self.distribution.entropy(params)
+        return values.unsqueeze(-1), self.distribution.log_prob(params, actions), self.distribution.entropy(params)
 
 
 def widths(net_arch: Any, *names: str) -> dict[str, list[int]]:

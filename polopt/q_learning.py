@@ -144,6 +144,13 @@ class QLearning(OffPolicy):
         for _ in range(self._seen_steps // every - before // every):
             self.lag()
 
+    def model_state(self) -> dict[str, Any]:
+        return super().model_state() | {"exploration_rate": self.exploration_rate}
+
+    def take_model_state(self, state: dict[str, Any]) -> None:
+        if (epsilon := state.get("exploration_rate")) is not None:
+            self.policy.distribution.epsilon = float(epsilon)
+
     def training_state(self) -> dict[str, Any]:
         return super().training_state() | {"seen_steps": self._seen_steps}
 

@@ -94,7 +94,8 @@ def load(cls: Any, path: Any, env: Any, device: Any, changes: dict[str, Any], fo
         "observation_space": to_json(observation_space), "action_space": to_json(action_space), "env_kwargs": {},
         "seed": data.get("seed"), "n_envs": int(data.get("n_envs") or 1), "normalize": None, "parameters": nets, "partial": True,
         "num_timesteps": int(data.get("num_timesteps", 0)), "total_timesteps": int(data.get("_total_timesteps", 0)),
-        "n_updates": int(data.get("_n_updates", 0)),
+        "n_updates": int(data.get("_n_updates", 0)), "verbose": int(data.get("verbose") or 0),
+        "tensorboard_log": data.get("tensorboard_log"), "exploration_rate": data.get("exploration_rate"),
     }  # fmt: skip
     return restore(cls, state, path, env, device, changes, force_reset)
 

@@ -60,7 +60,7 @@ class FPO(OnPolicy):
         n_epochs: int = hyper(16, "[1, inf)", "K, passes over the rollout; 16")
         vf_coef: float = hyper(0.25, "[0, inf)", "c_v; 0.25")
         max_grad_norm: float | None = hyper(None, "(0, inf)", "bound on the gradient's global norm; none")
-        clip_range: Schedule = hyper(0.05, "(0, inf)", "ε; 0.05")
+        clip_range: Schedule = hyper(0.05, "[0, inf)", "ε; 0.05")
         samples: int = hyper(8, "[1, inf)", "N_mc, pairs (ε, t) an action; 8")
         flow_steps: int = hyper(10, "[1, inf)", "Euler steps from noise to action, on whose grid t is drawn; 10")
         output_scale: float = hyper(0.25, "(0, inf)", "factor of the velocity network's output; 0.25")

@@ -76,7 +76,7 @@ class PMOE(OnPolicy):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
-        clip_range: Schedule = hyper(0.2, "(0, inf)", "ε; the authors' script: 0.2")
+        clip_range: Schedule = hyper(0.2, "[0, inf)", "ε; the authors' script: 0.2")
         primitives: int = hyper(4, "[1, inf)", "K; the paper's 4, the authors' script: 5")
         q_hidden: tuple = hyper((64, 64), doc="hidden widths of Q")
 

@@ -37,7 +37,7 @@ class PPO(OnPolicy):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
-        clip_range: Schedule = hyper(0.2, "(0, inf)", "ε; table 3: 0.2")
+        clip_range: Schedule = hyper(0.2, "[0, inf)", "ε; table 3: 0.2")
 
     def policy_loss(self, b: Batch) -> Tensor:
         return -surrogate(b.ratio, b.advantage, self.c.clip_range).mean()

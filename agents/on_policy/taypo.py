@@ -73,7 +73,7 @@ class TayPO(OnPolicy):
     @dataclass(frozen=True, kw_only=True)
     class Config(EpochsConfig):
         batch_size: int | None = hyper(256, "[1, inf)", "rows of a minibatch, whole segments; None: the whole rollout")
-        clip_range: Schedule = hyper(0.2, "(0, inf)", "ε, clip of every factor ρ - 1; 0.2")
+        clip_range: Schedule = hyper(0.2, "[0, inf)", "ε, clip of every factor ρ - 1; 0.2")
         order: int = hyper(2, "[1, inf)", "K, terms of the expansion; 1 is PPO; the paper's 2")
         coef: float = hyper(1.0, "[0, inf)", "c, weight of the terms beyond the first; 1 in theory")
         segment: int = hyper(128, "[1, inf)", "L, steps of a segment; at most a minibatch")

@@ -22,9 +22,11 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
+from ..agent import Agent
 from ..dataset import Dataset
 from ..dataset_files import load_dataset
 from ..files import write_json
+from ..loop import unwritten
 from ..manifest import commit, manifest
 from ..presets import policy_kwargs
 from .suite import Cell
@@ -169,6 +171,7 @@ class Evaluator(BaseCallback):
         points = kept["curve"]["steps"].index(step) + 1
         self.curve = {column: values[:points] for column, values in kept["curve"].items()}
         self.diagnostics = {key: values[:points] for key, values in kept["diagnostics"].items()}
+        self._logged.values = {key: values[-1] for key, values in self.diagnostics.items() if values[-1] is not None}
         self.starts, self.eval_seconds = kept["starts"], kept["eval_seconds"]
         self._plan(step)
 
@@ -232,6 +235,10 @@ class Evaluator(BaseCallback):
     def _keep_diagnostics(self) -> None:
         # What is recorded but not yet written is newer than what was written last.
         recorded = self._logged.values | self.model.logger.name_to_value
+        if isinstance(self.model, Agent):  # which writes its updates when a line is due
+            recorded |= {f"train/{k}": v for k, v in unwritten(self.model).items()} | {
+                "train/n_updates": self.model._n_updates
+            }
         values = {k: float(v) for k, v in recorded.items() if k.startswith("train/") and np.ndim(v) == 0}
         points = len(self.curve["steps"])
         for key in values.keys() | self.diagnostics.keys():

@@ -227,8 +227,10 @@ def test_a_discrete_space():
 
 
 def test_what_is_not_built_says_so():
-    with pytest.raises(NotImplementedError, match="replay_buffer_class is not used"):
+    with pytest.raises(NotImplementedError, match=r"replay_buffer_class=.*Replay.* is not used"):
         make(replay_buffer_class=Replay)
+    with pytest.raises(NotImplementedError, match=r"replay_buffer_kwargs=.*handle_timeout.* is not used"):
+        make(replay_buffer_kwargs=dict(handle_timeout_termination=False))
 
 
 def test_the_temperature_has_an_optimizer_of_its_own():

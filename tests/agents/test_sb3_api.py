@@ -7,13 +7,15 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+import stable_baselines3
 import torch
 from stable_baselines3.common import callbacks as cb
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import polopt
 from polopt.registry import agent_class
@@ -169,7 +171,9 @@ def test_attributes_that_tools_read():
     obs, batched = model.policy.obs_to_tensor(np.zeros(4, np.float32))
     assert obs.shape == (1, 4) and not batched
     values, log_prob, entropy = model.policy.evaluate_actions(obs, torch.tensor([1]))
-    assert values.shape == log_prob.shape == entropy.shape == (1,)
+    assert values.shape == (1, 1) and log_prob.shape == entropy.shape == (1,)
+    theirs = stable_baselines3.PPO("MlpPolicy", "CartPole-v1", device="cpu").policy
+    assert [x.shape for x in theirs.evaluate_actions(obs, torch.tensor([1]))] == [(1, 1), (1,), (1,)]
 
 
 def test_schedules_follow_the_progress(tmp_path):
@@ -183,6 +187,9 @@ def test_schedules_follow_the_progress(tmp_path):
     with pytest.raises(ValueError, match="clip_range was a function"):
         polopt.PPO.load(tmp_path / "m")
     assert polopt.PPO.load(tmp_path / "m", custom_objects=dict(clip_range=0.2)).clip_range == 0.2
+    # rl-zoo's way to have any file to predict with
+    nought = dict(learning_rate=0.0, lr_schedule=lambda _: 0.0, clip_range=lambda _: 0.0)
+    assert polopt.PPO.load(tmp_path / "m", custom_objects=nought).predict(np.zeros(4))[0] in (0, 1)
 
 
 def test_predict_shapes_and_bad_observations():
@@ -317,3 +324,147 @@ def test_stable_baselines3_is_not_imported_to_predict(tmp_path):
     code += f"polopt.PPO.load({str(tmp_path / 'm')!r}).predict(np.zeros(4)); print('stable_baselines3' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"
+
+
+class Level(gym.Env):
+    """A world that a curriculum sets: its reward is its level."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
+    level, state = 1.0, 0.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), self.level, False, False, {}
+
+
+@pytest.mark.parametrize("wrap", [lambda: Level(), lambda: Monitor(Level())], ids=["bare", "Monitor"])
+def test_a_curriculum_sets_attributes_of_the_users_worlds(wrap):
+    class Raise(cb.BaseCallback):
+        def _on_step(self):
+            self.training_env.set_attr("level", 5.0)
+            self.training_env.set_attr("state", 7.0)
+            self.seen.append(float(self.locals["rewards"][0]))
+            return True
+
+    def rewards(library):
+        venv, callback = DummyVecEnv([wrap]), Raise()
+        callback.seen = []
+        library.PPO("MlpPolicy", venv, n_steps=16, batch_size=16, device="cpu").learn(16, callback=callback)
+        assert venv.get_attr("state") == [7.0]
+        return callback.seen
+
+    ours = rewards(polopt)
+    assert ours == rewards(stable_baselines3)
+    if not isinstance(wrap(), Monitor):  # which keeps what is set for itself, there too
+        assert ours == [1.0] + [5.0] * 15
+
+
+def test_worlds_that_two_models_share_are_wrapped_once():
+    venv = DummyVecEnv([Level])
+    for _ in range(2):
+        make(venv, n_steps=16, batch_size=16).learn(16)
+    assert type(venv.envs[0].env) is Level
+
+
+def test_a_file_says_where_the_log_is_and_how_loud(tmp_path):
+    model = make(tensorboard_log=str(tmp_path / "tb"), verbose=1)
+    model.learn(64)
+    model.save(tmp_path / "m")
+    again = polopt.PPO.load(tmp_path / "m", env="CartPole-v1")
+    assert again.verbose == 1 and again.tensorboard_log == str(tmp_path / "tb")
+    again = polopt.PPO.load(tmp_path / "m", env="CartPole-v1", verbose=0, tensorboard_log=None)
+    assert again.verbose == 0 and again.tensorboard_log is None
+
+
+@pytest.mark.parametrize("method", ["PPO", "SAC"])
+def test_a_callback_writes_the_log(method, tmp_path):
+    """LogEveryNTimesteps and log_interval=None: the updates' figures are in its lines."""
+    tables = []
+    for library in (polopt, stable_baselines3):
+        env = "Pendulum-v1"
+        more = dict(n_steps=32, batch_size=32) if method == "PPO" else dict(learning_starts=10)
+        model = getattr(library, method)("MlpPolicy", env, seed=0, policy_kwargs=dict(net_arch=[8]), **more)
+        folder = tmp_path / library.__name__
+        model.set_logger(configure(str(folder), ["csv"]))
+        model.learn(128, callback=cb.LogEveryNTimesteps(40), log_interval=None)
+        with open(folder / "progress.csv") as f:
+            tables.append(list(csv.DictReader(f)))
+    ours, theirs = ({k for row in table for k, v in row.items() if v and k.startswith("train/")} for table in tables)
+    assert theirs and theirs <= ours
+    assert len(tables[0]) == len(tables[1])
+
+
+def test_what_callbacks_find_is_as_there():
+    found = []
+
+    class Look(cb.BaseCallback):
+        def _on_step(self):
+            found.append((self.locals["obs_tensor"], self.locals["rewards"]))
+            return True
+
+    model = make("Pendulum-v1", num_envs=2)
+    model.learn(128, callback=Look())
+    obs, rewards = found[0]
+    assert isinstance(obs, torch.Tensor) and rewards.dtype == np.float32
+    assert model.policy.predict_values(obs).shape == (2, 1)
+
+
+def test_exploration_of_a_model_that_is_loaded(tmp_path):
+    model = polopt.DQN("MlpPolicy", "CartPole-v1", exploration_fraction=1.0, learning_starts=10, seed=0)
+
+    class Save(cb.BaseCallback):
+        def _on_step(self):
+            if self.num_timesteps == 100:
+                self.model.save(tmp_path / "half")
+            return True
+
+    model.learn(200, callback=Save())
+    assert polopt.DQN.load(tmp_path / "half").exploration_rate == pytest.approx(1 - 0.95 * 0.5, abs=0.03)
+
+
+class Dropping(BaseFeaturesExtractor):
+    def __init__(self, space):
+        super().__init__(space, 8)
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_a_seed_is_of_the_users_dropout_too():
+    draws = iter((3, 5, 7, 9))
+
+    def weights(seed):
+        torch.rand(next(draws))  # whatever else draws in this process
+        model = make(policy_kwargs=dict(features_extractor_class=Dropping), seed=seed).learn(64)
+        return torch.cat([p.detach().flatten() for p in model.policy.parameters()])
+
+    assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
+
+
+class Pictures(gym.Env):
+    observation_space = gym.spaces.Dict(
+        {"image": gym.spaces.Box(0, 255, (36, 36, 1), np.uint8), "speed": gym.spaces.Box(-1, 1, (2,))}
+    )
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 1.0, False, False, {}
+
+
+@pytest.mark.parametrize("method", ["PPO", "TRPO"])
+def test_pictures_beside_vectors(method, tmp_path):
+    model = getattr(polopt, method)("MultiInputPolicy", Pictures(), n_steps=16, batch_size=16, seed=0).learn(16)
+    model.save(tmp_path / "m")
+    obs = Pictures().reset()[0]
+    again = getattr(polopt, method).load(tmp_path / "m")
+    assert again.predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]
+    with pytest.raises(NotImplementedError, match="has images"):
+        polopt.DQN("MultiInputPolicy", Pictures())

@@ -147,7 +147,11 @@ def test_learning_after_an_evaluation_in_the_training_environment_begins_with_a_
     class Watch(cb.BaseCallback):
         def _on_step(self):
             seen.append(
-                (self.locals["obs_tensor"].copy(), self.locals["new_obs"].copy(), bool(self.locals["dones"][0]))
+                (
+                    self.locals["obs_tensor"].clone().numpy(),
+                    self.locals["new_obs"].copy(),
+                    bool(self.locals["dones"][0]),
+                )
             )
             return True
 

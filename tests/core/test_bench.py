@@ -236,6 +236,21 @@ def test_a_record_says_what_was_run():
     assert [start["step"] for start in record["starts"]] == [0]
 
 
+def test_diagnostics_are_of_the_last_update_whenever_a_line_was_written(tmp_path, monkeypatch):
+    """polopt's TD3 writes a line every fourth episode, at steps 800 and so on; its policy learns every second step."""
+    config = {"learning_starts": 150, "batch_size": 16, "buffer_size": 1000, "policy_kwargs": {"net_arch": [8]}}
+    cell = Cell("polopt", "TD3", "Pendulum-v1", 0, 500, Evaluation(every=100, episodes=1, seed=7), config, "TD3")
+    whole = cell_module.run_cell(cell)["diagnostics"]
+    assert whole["train/n_updates"] == [0, 0, 50, 150, 250, 350]
+    for key in ("train/critic_loss", "train/actor_loss"):
+        assert whole[key][:2] == [None, None] and None not in whole[key][2:] and len(set(whole[key][2:])) == 4
+    monkeypatch.setattr(cell_module, "play", killed_at(5))
+    with pytest.raises(KeyboardInterrupt):
+        cell_module.run_cell(cell, tmp_path / "cell")
+    monkeypatch.undo()
+    assert cell_module.run_cell(cell, tmp_path / "cell")["diagnostics"] == whole
+
+
 def test_an_unknown_algorithm_is_named():
     with pytest.raises(ValueError, match="stable_baselines3 has no algorithm 'PPPO'"):
         cell_module.make_model(Cell("sb3", "PPPO", "CartPole-v1", 0, 1, Evaluation(1)))

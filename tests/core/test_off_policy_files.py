@@ -268,3 +268,24 @@ def test_what_is_no_action_noise():
     for bad in (NormalActionNoise, lambda: np.zeros(1)):
         with pytest.raises(TypeError, match="must be a number or an ActionNoise"):
             make("TD3", action_noise=bad)
+
+
+# -- the log -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_updates_said_since_the_last_line_is_in_a_full_file(tmp_path):
+    """TD3's policy learns every second step: a line after the file would lack what was said before it."""
+    model = make("TD3")
+
+    def commit(agent):
+        if agent.num_timesteps == 52:
+            agent.save(tmp_path / "half", full=True)
+            kept.update({name: float(x) for name, x in agent._metrics.items()})
+        return True
+
+    kept = {}
+    model._commit = commit
+    model.learn(60, log_interval=None)
+    assert {"actor_loss", "critic_loss"} <= kept.keys() and not model._metrics
+    again = polopt.TD3.load(tmp_path / "half", env="Pendulum-v1")
+    assert {name: float(x) for name, x in again._metrics.items()} == kept

@@ -358,7 +358,7 @@ def test_wrapped_mujoco_is_replayed():
     env.reset(seed=0)
     for _ in range(5):
         env.step(env.action_space.sample())
-    assert len(env.state()["actions"]) == 5
+    assert len(env.world_state()["actions"]) == 5
 
 
 def test_gymnasiums_own_discrete_worlds_resume():
