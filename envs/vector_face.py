@@ -199,12 +199,14 @@ def _check_picture(render_mode: str | None) -> None:
 
 def _told(env: HostEnv) -> _Terms:
     """What the worlds say of their last step."""
-    return getattr(env, "info", {}) if env.infos is None else env.infos
+    worlds = env.unwrapped
+    return getattr(worlds, "info", {}) if worlds.infos is None else worlds.infos
 
 
 def _begun(env: HostEnv) -> _Terms:
     """What those say of their reset that have just begun an episode."""
-    return getattr(env, "reset_info", {}) if env.infos is None else env.reset_infos
+    worlds = env.unwrapped
+    return getattr(worlds, "reset_info", {}) if worlds.infos is None else worlds.reset_infos
 
 
 def _first_row(terms: _Terms) -> dict[str, Any]:

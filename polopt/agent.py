@@ -808,7 +808,7 @@ def _hyperparameter(name: str, doc: str) -> property:
             return
         try:
             self._check_sizes()
-        except ValueError:
+        except Exception:  # also of what the user's own function raises
             self.config = before
             raise
         progress = self._progress

@@ -117,7 +117,7 @@ def _recorded_in(dataset: str) -> tuple[str, dict[str, Any]]:
 
         data = load_dataset(dataset)
         env_id = data.env_id
-    if env_id not in registry:
+    if ":" not in (env_id or "") and env_id not in registry:  # module:Name-v0 is registered when it is made
         raise UsageError(f"{dataset} does not say in which environment it was recorded: give --env ID to evaluate in")
     return env_id, data.env_kwargs
 

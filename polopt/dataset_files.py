@@ -212,10 +212,12 @@ def _env_spec(dataset: Dataset) -> dict[str, str]:
     """What Minari makes the environment again from."""
     from gymnasium.envs.registration import registry
 
-    if dataset.env_id not in registry:
+    name = (dataset.env_id or "").rpartition(":")[2]  # of module:Name-v0
+    if name not in registry:
         return {}
-    spec, kwargs = registry[dataset.env_id], dict(dataset.env_kwargs)
+    spec, kwargs = registry[name], dict(dataset.env_kwargs)
     limit = kwargs.pop("max_episode_steps", spec.max_episode_steps)
+    limit = None if limit == -1 else limit
     try:
         return {"env_spec": replace(spec, max_episode_steps=limit, kwargs=spec.kwargs | kwargs).to_json()}
     except (TypeError, ValueError) as error:  # registered by a class, or with arguments that are no JSON
@@ -228,9 +230,12 @@ def _env_kwargs(spec: dict[str, Any]) -> dict[str, Any]:
     from gymnasium.envs.registration import registry
 
     own = registry.get(spec["id"])
-    stated = spec.get("kwargs", {}) | {"max_episode_steps": spec.get("max_episode_steps")}
-    usual = {} if own is None else own.kwargs | {"max_episode_steps": own.max_episode_steps}
-    return {k: v for k, v in stated.items() if v != usual.get(k)}
+    limit = spec.get("max_episode_steps")
+    stated = spec.get("kwargs", {}) | {"max_episode_steps": -1 if limit is None else limit}
+    usual = (
+        {"max_episode_steps": -1} if own is None else own.kwargs | {"max_episode_steps": own.max_episode_steps or -1}
+    )
+    return {k: v for k, v in stated.items() if v != usual.get(k) and k != "render_mode"}
 
 
 def _space(text: Any, name: str) -> Space | None:

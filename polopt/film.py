@@ -57,7 +57,9 @@ def film(
     dt = getattr(worlds.unwrapped, "dt", None)
     rate = 1.0 / dt if dt else float(FPS)
     every = max(1, round(rate / FPS))
-    if (dice := getattr(model, "_dice", None)) is not None:
+    dice = getattr(model, "_dice", None)
+    if dice is not None:
+        before = dice.get_state()
         dice.manual_seed(seed)
     pictures, total, length = [], 0.0, 0
     obs = worlds.reset(seed)
@@ -72,6 +74,8 @@ def film(
                 return Footage(pictures, rate / every, total, length)
     finally:
         worlds.close()
+        if dice is not None:
+            dice.set_state(before)
 
 
 def check_target(path: str | Path) -> None:

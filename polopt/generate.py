@@ -132,7 +132,7 @@ def generate_all(
     if "random" in kinds:
         made["random"] = play("random", untrained)
     own = {
-        k: v for k, v in env_kwargs.items() if k not in ("backend", "device", "dtype")
+        k: v for k, v in env_kwargs.items() if k not in ("backend", "device", "dtype", "threads", "render_mode")
     }  # the world's, not make_env's
     return {kind: replace(data, env_kwargs=own) for kind, data in made.items()}
 

@@ -197,8 +197,7 @@ def _iterate(agent: Agent, turn: Any, total: int, callbacks: _Callbacks, log_int
         agent._iterations += 1
         ticks, last = turn.ticks, ticks
         if log_interval is not None and ticks // log_interval > last // log_interval:
-            _record(agent)
-            dump(agent)
+            dump(agent, due=True)
         if agent._commit is not None and not agent._commit(agent):
             break
     unwritten(agent)
@@ -215,6 +214,7 @@ def unwritten(agent: Agent) -> dict[str, float]:
     numbers = dict(zip(names, torch.stack(values).tolist() if names else [], strict=True))
     for name, value in numbers.items():
         if not np.isfinite(value) and name != "explained_variance":
+            agent._metrics = {}  # what is learned after it has its own
             raise NonFiniteError(
                 f"train/{name} is {value} at step {agent.num_timesteps}: training diverged. {agent.remedy}; earlier "
                 "checkpoints are kept"
@@ -231,13 +231,14 @@ def _record(agent: Agent) -> None:
     agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
 
 
-def dump(agent: Agent) -> None:
-    """Write the log line with rollout and time figures of the training under way."""
+def dump(agent: Agent, due: bool = False) -> None:
+    """Write the log line with rollout and time figures of the training under way; a line that a callback asked for and that is
+    not ``due`` has the updates' where there were any."""
     log, turn = agent.logger, agent._turn
     if turn is None:  # nothing has been learned yet
         log.dump(step=agent.num_timesteps)
         return
-    if agent._metrics:  # a callback asked for the line
+    if due or agent._metrics:
         _record(agent)
     seconds = max(time.perf_counter() - turn.started, 1e-9)
     if agent.ep_info_buffer:

@@ -205,9 +205,6 @@ class ModelBased(Agent):
                 f"{name} models observations as they are: leave normalize_obs out, and pass the environment without Normalize"
             )
         super()._adopt(env)
-        space = self.observation_space
-        if self.config.real_ratio < 1:
-            self._check_modelled(space, env.action_space)
 
     def _check_modelled(self, space: Space, action_space: Space) -> None:
         """Raise where the model could not be of these spaces, or could not say which of its transitions end an episode."""
@@ -245,17 +242,19 @@ class ModelBased(Agent):
         return (self.env.terminated if known is None else known)(obs, action, next_obs)
 
     def _check_sizes(self) -> None:
-        self.held.check_cadence(self.config, self.n_envs or 1, self.action_space)
-        self.agent.n_envs = self.n_envs
-        if self.config.real_ratio < 1:
-            self._check_modelled(self.observation_space, self.action_space)
-
-    def _build(self) -> None:
-        c = self.config
         if (there := self.get_vec_normalize_env()) is not None and there.training:
             raise NotImplementedError(
                 f"{type(self).__name__} models observations as they are, and VecNormalize's moments go on: pass the bare environment"
             )
+        self.held.check_cadence(self.config, self.n_envs or 1, self.action_space)
+        if self.config.real_ratio < 1:
+            self._check_modelled(self.observation_space, self.action_space)
+        if hasattr(self, "agent"):
+            self.agent.n_envs = self.n_envs
+
+    def _build(self) -> None:
+        c = self.config
+        self._check_sizes()
         shared = {f.name: getattr(c, f.name) for f in fields(self.held.Config)}
         self.agent = agent = self.held(
             self.policy_class, None, **shared, policy_kwargs=self.policy_kwargs, seed=self.seed, device=self.device

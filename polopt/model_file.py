@@ -64,7 +64,8 @@ def _constructed(cls: Any, state: dict[str, Any], path: Any, device: Any, change
     known = {f.name for f in fields(cls.Config)}
     config = cls.Config.from_json({k: v for k, v in state["config"].items() if k in known - changes.keys()}, path)
     config |= {k: v for k, v in changes.items() if k in known}
-    tail = {k: x[k] for k in ("tensorboard_log", "verbose") for x in (state, changes) if k in x}
+    tail = {k: state.get(k, default) for k, default in (("tensorboard_log", None), ("verbose", 0))}
+    tail |= {k: changes[k] for k in tail if k in changes}
     model = cls(
         state["policy"], None, **config, **tail, seed=changes.get("seed", state["seed"]), device=device,
         policy_kwargs=kwargs_codec.decode(state["policy_kwargs"], changes.get("policy_kwargs"), path),

@@ -44,7 +44,7 @@ from .files import atomic, cache_folder
 
 __all__ = ["Cells", "Index", "Neighbours", "scan"]
 
-_VERSION = 1
+_VERSION = 2
 _MARGIN = 1e-6
 """Relative slack on the float64 bounds; their own rounding is some 1e-13."""
 

@@ -114,7 +114,8 @@ class OffPolicyConfig(AgentConfig):
         for name in ("replay_buffer_class", "replay_buffer_kwargs"):
             if given := getattr(self, name):
                 raise NotImplementedError(
-                    f"{name}={given!r} is not used: transitions are kept in polopt.memory.Replay, which bootstraps through time limits"
+                    f"{name}={given!r} is not used: transitions are kept in polopt.memory.Replay, which bootstraps through time "
+                    "limits (handle_timeout_termination)"
                 )
         if callable(self.action_noise):
             action_noise.check(self.action_noise)
@@ -625,16 +626,21 @@ class OffPolicy(Agent):
             if unset:
                 mean, std = (torch.from_numpy(f(dataset.obs, 0, np.float64)) for f in (np.mean, np.std))
                 self._write_moments(mean, std + 1e-3)
-            self.memory = self.as_replay(dataset)
-            self.pretrain(self.memory)
+            ring = self.as_replay(dataset)
+            self.pretrain(ring)
+            self.memory = self._beside(ring, unset)
         except BaseException:
-            self.memory = before
             if unset:
                 self._write_moments(torch.zeros(()), torch.ones(()))
             raise
         if self.dataset is None and len(before):
             warnings.warn(f"{len(before):,} transitions in memory give way to those of {dataset.name}", stacklevel=3)
         self.dataset = dataset
+
+    def _beside(self, ring: Replay, moved: bool) -> Replay | Mix:
+        """The memory whose own rows are ``ring``'s, with what the present one has beside its own; ``moved``: the moments have just
+        been written."""
+        return ring
 
     def _write_moments(self, mean: Tensor, scale: Tensor) -> None:
         """What every encoder standardises by."""

@@ -493,7 +493,9 @@ def to_tensor(space: Space, observation: Any, device: torch.device | str) -> tup
         if len(set(kinds.values())) > 1:
             raise ValueError(f"the entries of an observation must be batched alike: {kinds}")
         return {k: x for k, (x, _) in parts.items()}, any(batched for _, batched in parts.values())
-    x = np.require(observation, requirements="W")  # torch would warn of one that is read-only
+    x = np.asarray(observation)
+    if not x.flags.writeable:  # torch would warn
+        x = x.copy()
     shape = space.shape or ()
     if (x.shape != shape and x.shape[1:] != shape) or x.ndim - len(shape) not in (0, 1):
         raise ValueError(

@@ -129,13 +129,11 @@ class PriorData(OffPolicy):
         cut = data.truncated.bool() if "truncated" in data else torch.zeros(n, dtype=torch.bool)
         return data.only(*needed).plus(action=data.action.cpu(), truncated=cut, terminated=data.terminated.bool())
 
-    def _take_dataset(self, dataset: Dataset) -> None:
-        prior, before = self.memory.second if isinstance(self.memory, Mix) else None, self.policy.encoder.moments()
-        super()._take_dataset(dataset)
-        if prior is not None:
-            if self.policy.encoder.moments() != before:
-                prior = self._standardized(prior)
-            self.memory = Mix(self.memory, prior, self.config.prior_share)
+    def _beside(self, ring: Replay, moved: bool) -> Replay | Mix:
+        if not isinstance(self.memory, Mix):
+            return ring
+        prior = self.memory.second
+        return Mix(ring, self._standardized(prior) if moved else prior, self.config.prior_share)
 
     def _standardized(self, prior: Replay) -> Replay:
         """Rows that came before the moments, as the policy's encoder gives them now; another model may hold the former."""

@@ -107,7 +107,8 @@ def to_json(space: Space) -> dict[str, Any]:
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": {k: to_json(s) for k, s in space.spaces.items()}}
     if isinstance(space, spaces.Box):
-        low, high = ([repr(v) for v in x.ravel().tolist()] for x in (space.low, space.high))
+        number = int if np.issubdtype(space.dtype, np.integer) else float
+        low, high = ([repr(number(v)) for v in x.ravel().tolist()] for x in (space.low, space.high))
         low, high = (x[:1] if len(set(x)) == 1 else x for x in (low, high))
         return {"type": "Box", "low": low, "high": high, "shape": list(space.shape), "dtype": str(space.dtype)}
     if isinstance(space, spaces.Discrete):

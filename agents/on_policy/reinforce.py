@@ -54,6 +54,11 @@ class REINFORCE(OnPolicy):
         ent_coef: float = hyper(0.0, "(-inf, inf)", "c_e, weight of the entropy bonus")
         vf_coef: float = hyper(0.5, "[0, inf)", "c_v, weight of the value loss of baseline='value'")
 
+        @classmethod
+        def from_json(cls, values: dict[str, Any], path: Any) -> dict[str, Any]:
+            """As everywhere, but for ``gae_lambda``, of which older files hold a value that never was of use."""
+            return super().from_json({k: v for k, v in values.items() if k != "gae_lambda"}, path)
+
     def make_policy(self, distribution: Distribution, **kwargs: object) -> ActorCritic:
         return super().make_policy(distribution, critic=self.config.baseline == "value", **kwargs)
 

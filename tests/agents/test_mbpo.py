@@ -355,6 +355,10 @@ def test_what_is_set_later_is_checked_too(tmp_path):
     with pytest.raises(ValueError, match="must return a bool tensor"):
         model.termination_fn = lambda *transition: 1.0
     assert model.termination_fn == "never"
+    with pytest.raises(TypeError):
+        model.termination_fn = lambda obs: obs
+    model.gradient_steps = 3  # and what was refused has left nothing behind
+    assert model.termination_fn == "never"
     three = make(num_envs=3)
     with pytest.raises(ValueError, match="whole episodes are counted in one world, not in 3"):
         three.train_freq = (1, "episode")
@@ -385,6 +389,9 @@ def test_observations_that_another_wrapper_normalises():
 
     with pytest.raises(NotImplementedError, match="VecNormalize's moments go on"):
         make(VecNormalize(make_vec_env("Pendulum-v1")), termination_fn="never")
+    model = make(make_vec_env("Pendulum-v1"), termination_fn="never")
+    with pytest.raises(NotImplementedError, match="VecNormalize's moments go on"):
+        model.set_env(VecNormalize(make_vec_env("Pendulum-v1")))
     for name in ("normalize_obs", "normalize_reward", "standardize"):
         with pytest.raises(
             NotImplementedError, match=f"{name}=True: observations and rewards are modelled as they are"

@@ -188,6 +188,21 @@ def test_rlpd_takes_a_dataset_as_prior_data_and_as_its_own(standardize: bool, tm
     assert torch.equal(again.memory.second.table, model.memory.second.table)
 
 
+def test_prior_data_outlives_an_interrupted_start(monkeypatch):
+    model = make("RLPD", learning_starts=0, n_critics=2, standardize=True).add_prior(recorded(60, 1))
+
+    def interrupted(self, prior):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(type(model), "_standardized", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.learn_offline(recorded(40, 2), 2)
+    assert model.dataset is None and len(model.memory.second) == 60 and not model.policy.encoder.has_moments
+    model.learn_offline(recorded(40, 2), 2)
+    assert len(model.memory) == 40 and len(model.memory.second) == 60 and model.policy.encoder.has_moments
+
+
 def test_a_run_on_a_dataset_beside_prior_data(tmp_path: Path):
     """The first checkpoint holds the prior rows before there are moments, the later ones standardised."""
     own, prior = (write_d4rl(recorded(n, n), tmp_path / f"{n}.hdf5") for n in (40, 60))

@@ -73,3 +73,8 @@ def test_unsupported_spaces_are_named():
         check_action_space(spaces.Box(-np.inf, np.inf, (1,)), (spaces.Box,), "PPO")
     with pytest.raises(ValueError, match="start"):
         check_action_space(spaces.Discrete(2, start=1), (spaces.Discrete,), "PPO")
+
+
+def test_a_box_of_bools_survives_a_file():
+    space = spaces.Box(0, 1, (2,), np.bool_)
+    assert same(from_json(to_json(space)), space)
