@@ -184,5 +184,6 @@ def trained_on(path: str | os.PathLike[str]) -> str | None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run directory, oldest first."""
-    return sorted((folder / "checkpoints").glob("step_*.zip"), key=lambda p: int(p.stem.removeprefix("step_")))
+    """The checkpoints of a run directory, oldest first; a copy by another name is none."""
+    steps = {p: p.stem.removeprefix("step_") for p in (folder / "checkpoints").glob("step_*.zip")}
+    return sorted((p for p, step in steps.items() if step.isdecimal()), key=lambda p: int(steps[p]))

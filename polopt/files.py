@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,10 @@ VERSION = 1
 
 class FileError(ValueError):
     """A file is not what it should be: truncated, of another version, or not polopt's."""
+
+
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError)
+"""What reading JSON from a zip raises where bits have changed: whichever field they are in, it may be any of these."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,9 @@ def load_state(
             if payload.get("kind") != kind:
                 raise FileError(f"{file} holds a {payload.get('kind')!r} state where a {kind!r} state is needed")
             tensors = load(z.read("arrays.safetensors"))
-    except (zipfile.BadZipFile, EOFError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (FileError, FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except (*DAMAGE, SafetensorError) as error:
         raise FileError(f"{file} is not a whole polopt file (truncated or damaged): {error}") from error
     return _join(payload["tree"], tensors, apart)
 

@@ -467,6 +467,13 @@ class _Log:
         self.folder = folder
         if cut_to is not None:
             for file in self._events():
+                size = file.stat().st_size
+                if size < cut_to["events"].get(file.name, 0):
+                    raise RunError(
+                        f"{file} has {size} bytes, fewer than the {cut_to['events'][file.name]} at the checkpoint: "
+                        "restore the file"
+                    )
+            for file in self._events():
                 if file.name in cut_to["events"]:
                     os.truncate(file, cut_to["events"][file.name])
                 else:

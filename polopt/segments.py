@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import FileError, Rows, atomic
+from .files import DAMAGE, FileError, Rows, atomic
 
 __all__ = ["beside", "cut", "prune", "read", "write"]
 
@@ -104,7 +104,7 @@ def _references(state: Path) -> dict[str, dict[str, Any]]:
     try:
         with zipfile.ZipFile(state) as z:
             tree = json.loads(z.read("state.json"))["tree"]
-    except (zipfile.BadZipFile, EOFError, KeyError, json.JSONDecodeError):
+    except DAMAGE:
         return {}
     found: dict[str, dict[str, Any]] = {}
 

@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from ..agent import Agent
 from ..dataset import Dataset
 from ..dataset_files import load_dataset
+from ..errors import NonFiniteError
 from ..files import write_json
 from ..loop import unwritten
 from ..manifest import commit, manifest
@@ -214,6 +215,8 @@ class Evaluator(BaseCallback):
             "train_seconds": round(trained, 2),
             "train_cpu_seconds": round(cpu - self._cpu, 2),
         }
+        if not np.isfinite([*returns, *episodes]).all():  # now: no record and no checkpoint could hold it
+            raise NonFiniteError(f"a return is not finite at step {step:,}: evaluated {point['returns']}")
         for column, value in point.items():
             self.curve[column].append(value)
         self._keep_diagnostics()
@@ -253,6 +256,10 @@ def run_cell(cell: Cell, checkpoint: Path | None = None) -> dict[str, Any]:
     Args:
         checkpoint: the stem of the files from which a polopt cell that was killed goes on, exactly, and which it
             writes on its way. The peers have no exact checkpoint and start anew.
+
+    Raises:
+        NonFiniteError: a return is NaN or infinite; the checkpoint before it stays.
+        ValueError: as :func:`make_model`.
     """
     if cell.library != "polopt":
         checkpoint = None
@@ -266,7 +273,8 @@ def run_cell(cell: Cell, checkpoint: Path | None = None) -> dict[str, Any]:
         evaluator.restore(json.loads(checkpoint.with_suffix(".json").read_text()), done)
     evaluator.start(done)
     if done < cell.steps:
-        model.learn(total_timesteps=cell.steps - done, callback=evaluator, reset_num_timesteps=done == 0)
+        # A checkpoint at step 0 too holds worlds that have begun: they are not reset once more.
+        model.learn(total_timesteps=cell.steps - done, callback=evaluator, reset_num_timesteps=resumed is None)
     steps, curve = evaluator.curve["steps"][-1], evaluator.curve
     machine = manifest("cpu", torch.get_num_threads())
     versions = machine["packages"] | {"python": machine["python"]}

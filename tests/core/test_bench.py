@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from polopt.bench import Cell, Evaluation, load_suite, pool, read_record, report, run_suite
 from polopt.bench import cell as cell_module
 from polopt.bench.pool import records_folder, write_record
+from polopt.errors import NonFiniteError
 
 SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
 TINY = """
@@ -284,6 +285,32 @@ def test_a_killed_polopt_cell_goes_on_exactly(tmp_path, monkeypatch):
     assert resumed["curve"]["steps"] == [0, 256, 512, 768, 1024]
     assert resumed["diagnostics"] == whole["diagnostics"]
     assert np.all(np.diff(resumed["curve"]["train_seconds"]) > 0)
+
+
+def test_a_cell_killed_before_its_second_evaluation_goes_on_exactly(tmp_path, monkeypatch):
+    """The checkpoint of step 0 holds MuJoCo's worlds, which were reset already: the seed is used up."""
+    config = {"n_steps": 64, "batch_size": 32, "n_epochs": 1, "policy_kwargs": {"net_arch": [8]}}
+    cell = Cell("polopt", "PPO", "Hopper-v5", 0, 256, Evaluation(every=128, episodes=1), config, "PPO")
+    whole = cell_module.run_cell(cell)
+    monkeypatch.setattr(cell_module, "play", killed_at(2))
+    with pytest.raises(KeyboardInterrupt):
+        cell_module.run_cell(cell, tmp_path / "cell")
+    monkeypatch.undo()
+    resumed = cell_module.run_cell(cell, tmp_path / "cell")
+    assert [start["step"] for start in resumed["starts"]] == [0, 0]
+    for key in ("steps", "returns", "lengths", "ep_rew_mean"):
+        assert resumed["curve"][key] == whole["curve"][key], key
+
+
+def test_a_return_that_is_not_finite_ends_a_cell_at_once(tmp_path, monkeypatch):
+    """Not after the whole of training, and not with a checkpoint that holds it."""
+    config = {"n_steps": 64, "batch_size": 32, "n_epochs": 1, "policy_kwargs": {"net_arch": [8]}}
+    cell = Cell("polopt", "PPO", "CartPole-v1", 0, 512, Evaluation(every=128, episodes=1), config, "PPO")
+    returns = iter([1.0, np.nan])
+    monkeypatch.setattr(cell_module, "play", lambda *_: (np.array([next(returns)]), np.array([1])))
+    with pytest.raises(NonFiniteError, match=r"not finite at step 128: evaluated \[nan\]"):
+        cell_module.run_cell(cell, tmp_path / "cell")
+    assert json.loads((tmp_path / "cell.json").read_text())["curve"]["returns"] == [[1.0]]
 
 
 def test_a_cell_with_prior_data_goes_on_exactly_and_names_the_data(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from polopt import segments
 from polopt.files import FileError, atomic, load_state, save_state
 
 
@@ -65,6 +66,25 @@ def test_a_truncated_file_is_refused(tmp_path, share):
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(FileError, match="truncated or damaged"):
         load_state(path, "model")
+
+
+def test_no_flipped_bit_is_anything_but_a_damaged_file(tmp_path):
+    """Only bits that nobody reads (a time, an attribute) may go unseen."""
+    path = tmp_path / "s.zip"
+    save_state(path, {"x": torch.arange(4.0), "list": [1, 2]}, "model")
+    whole = path.read_bytes()
+    for i in range(len(whole)):
+        for bit in (0, 3, 7):
+            bits = bytearray(whole)
+            bits[i] ^= 1 << bit
+            try:
+                read = load_state(io.BytesIO(bits), "model")
+            except FileError:
+                pass
+            else:
+                assert equal(read, {"x": torch.arange(4.0), "list": [1, 2]})
+            path.write_bytes(bits)
+            assert segments._references(path) == {}
 
 
 def test_foreign_files_are_refused(tmp_path):

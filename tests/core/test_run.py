@@ -276,6 +276,25 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(tmp_path: Path):
         reopen(folder)
 
 
+def test_a_copy_among_the_checkpoints_is_left_alone(tmp_path: Path):
+    session = new_run("PPO", "Pendulum-v1", 96, tmp_path / "run", checkpoint_every=32, **TINY)
+    copy = tmp_path / "run" / "checkpoints" / "step_00000000_keep.zip"
+    shutil.copy(tmp_path / "run" / "checkpoints" / "step_00000000.zip", copy)
+    assert session.train().finished and copy.exists()
+    assert [p.name for p in checkpoints(tmp_path / "run")] == ["step_00000064.zip", "step_00000096.zip"]
+    assert resume(tmp_path / "run").finished
+
+
+def test_an_event_file_shorter_than_its_checkpoint_is_refused(tmp_path: Path):
+    folder = tiny(tmp_path / "run").folder
+    (folder / "model.zip").unlink()
+    (file,) = folder.glob("events.*")
+    os.truncate(file, 10)
+    with pytest.raises(RunError, match=r"has 10 bytes, fewer than the \d+ at the checkpoint: restore the file"):
+        reopen(folder)
+    assert file.stat().st_size == 10
+
+
 def test_what_is_loaded_of_a_run_is_its_last_whole_checkpoint(tmp_path: Path):
     tiny(tmp_path / "run", checkpoint_every=32)
     (tmp_path / "run" / "model.zip").unlink()
