@@ -128,7 +128,7 @@ def _resume(parsed: Resume) -> int:
 
     try:
         session = reopen(parsed.resume, total_timesteps=parsed.total_timesteps, verbose=parsed.verbose)
-    except (RunError, ValueError, DatasetError, FileNotFoundError) as error:
+    except (RunError, ValueError, TypeError, DatasetError, OSError) as error:
         raise UsageError(str(error)) from error
     if session.finished:
         _console().print(
@@ -139,8 +139,9 @@ def _resume(parsed: Resume) -> int:
 
 
 def _run(session: Any, progress_bar: bool) -> int:
-    from polopt.agent import NonFiniteError
-    from polopt.env import EnvError
+    from polopt.errors import EnvError, NonFiniteError
+    from polopt.files import FileError
+    from polopt.run import RunError
 
     console, model, folder = _console(), session.model, session.folder
     begun = f"from step {model.num_timesteps:,}" if model.num_timesteps else f"seed {model.seed}"
@@ -154,7 +155,7 @@ def _run(session: Any, progress_bar: bool) -> int:
     )
     try:
         run = session.train(progress_bar)
-    except (EnvError, NonFiniteError, OSError) as error:
+    except (EnvError, NonFiniteError, RunError, FileError, OSError) as error:
         _error(f"{error}\nThe checkpoints are kept: polopt train --resume {folder} goes on from the last one.")
         return FAILED
     if not run.finished:

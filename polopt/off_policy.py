@@ -552,13 +552,7 @@ class OffPolicy(Agent):
         whole_number("gradient_steps", gradient_steps)
         if log_interval is not None:
             whole_number("log_interval", log_interval, 1)
-        moving = getattr(self, "normalizer", None) is not None
-        if self.config.normalize_obs or self.config.normalize_reward or moving:
-            raise ValueError(
-                "running normalisation learns from steps taken; of a dataset take standardize=True, and an environment without Normalize"
-            )
-        if spaces.Box not in self.action_spaces:
-            raise ValueError(f"{type(self).__name__} acts by numbered actions; datasets here hold those of a Box")
+        self.check_offline()
         self._settle()
         dataset = load_dataset(dataset)
         if not hasattr(self, "nets"):
@@ -573,6 +567,20 @@ class OffPolicy(Agent):
         name = tb_log_name or type(self).__name__
         learn_offline(self, int(gradient_steps), callback, log_interval, name, reset_num_timesteps, progress_bar)
         return self
+
+    def check_offline(self) -> None:
+        """Raise what :meth:`learn_offline` would, whatever the dataset.
+
+        Raises:
+            ValueError: the model normalises by running moments, or its actions are no Box.
+        """
+        moving = getattr(self, "normalizer", None) is not None
+        if self.config.normalize_obs or self.config.normalize_reward or moving:
+            raise ValueError(
+                "running normalisation learns from steps taken; of a dataset take standardize=True, and an environment without Normalize"
+            )
+        if spaces.Box not in self.action_spaces:
+            raise ValueError(f"{type(self).__name__} acts by numbered actions; datasets here hold those of a Box")
 
     dataset: Dataset | None = None
     """What the memory holds, until ``learn`` adds to it."""

@@ -20,16 +20,19 @@ import csv
 import io
 import json
 import os
+import re
+import secrets
 import shutil
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger,
 from . import kwargs as kwargs_codec
 from . import segments
 from .agent import Agent
+from .config import whole_number
 from .dataset import Dataset
 from .errors import NonFiniteError
 from .evaluate import checkpoints
@@ -104,7 +108,7 @@ def new_run(
     total_timesteps: int,
     out: str | os.PathLike[str],
     *,
-    seed: int = 0,
+    seed: int | None = 0,
     dataset: str | os.PathLike[str] | None = None,
     prior: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
@@ -130,19 +134,15 @@ def new_run(
         FileNotFoundError, DatasetError: as ``learn_offline``.
     """
     folder = Path(out)
-    if (folder / "config.json").exists():
-        raise RunError(f"{folder} already holds a run: go on with it (--resume {folder}), or choose another directory")
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file: choose another directory")
-    if folder.is_dir() and (others := sorted(p.name for p in folder.iterdir())):
-        raise RunError(f"{folder} holds other files ({', '.join(others[:3])}): choose a new directory, or an empty one")
+    _check_free(folder)
     if not isinstance(env, str):
         raise TypeError(f"env={env!r} must be an environment id: a run is made again from its directory")
-    if isinstance(total_timesteps, bool) or not isinstance(total_timesteps, int) or total_timesteps < 1:
-        raise ValueError(f"total_timesteps={total_timesteps!r} must be a whole number of at least 1")
+    whole_number("total_timesteps", total_timesteps, 1)
+    if kwargs.get("tensorboard_log") is not None or not kwargs.get("_init_setup_model", True):
+        raise TypeError("tensorboard_log and _init_setup_model are not for a run: its events lie beside its log")
     cadence = _Cadence(checkpoint_every, checkpoint_seconds)
     cls = agent_class(algorithm)
-    model = cls(env=env, seed=seed, **kwargs)
+    model = cls(env=env, seed=secrets.randbits(31) if seed is None else seed, **kwargs)  # a run has one, ever
     data = None if dataset is None else _load_dataset(model, dataset)
     prior_data = None if prior is None else _load_prior(model, prior)
     if prior_data is not None:
@@ -160,7 +160,7 @@ def new_run(
         "policy": model.policy_class,
         "hyperparameters": model.config.to_json(),
         "policy_kwargs": kwargs_codec.encode(model.policy_kwargs),
-        "total_timesteps": total_timesteps,
+        "total_timesteps": int(total_timesteps),
         "dataset": None if data is None else {"source": _whole_path(dataset), "sha256": data.hash},
         "prior": None if prior_data is None else {"source": _whole_path(prior), "sha256": prior_data.hash},
         "seed": model.seed,
@@ -169,20 +169,56 @@ def new_run(
         "checkpoint_seconds": checkpoint_seconds,
     }
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        log = _Log(folder, model.verbose)
-        first = _write_checkpoint(folder, model, log)
-        need, free = 10 * first.stat().st_size + _SPARE, shutil.disk_usage(folder).free
-        if free < need:
-            raise RunError(f"the disk of {folder} has {free / 2**20:.0f} MB left, this run needs {need / 2**20:.0f} MB")
-        write_json(folder / "config.json", config)
-    except BaseException as error:  # a signal, too: config.json is written last, and without it nothing here is a run
-        for path in folder.iterdir() if folder.is_dir() else ():  # it was empty: all of it is this start's
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        if not isinstance(error, OSError) or isinstance(error, RunError):
-            raise
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            _check_free(folder)  # again: another may have begun here while this model was made
+            try:
+                _clear(folder)
+                log = _Log(folder, model.verbose)
+                first = _write_checkpoint(folder, model, log)
+                need, free = 10 * first.stat().st_size + _SPARE, shutil.disk_usage(folder).free
+                if free < need:
+                    raise RunError(
+                        f"the disk of {folder} has {free / 2**20:.0f} MB left, this run needs {need / 2**20:.0f} MB"
+                    )
+                write_json(folder / "config.json", config)
+            except BaseException:  # a signal, too: config.json is written last, and without it nothing here is a run
+                _clear(folder)
+                raise
+    except OSError as error:
         raise RunError(f"cannot write to {folder}: {error}") from error
-    return Session(folder, model, log, total_timesteps, cadence, first.name, data)
+    return Session(folder, model, log, int(total_timesteps), cadence, first.name, data)
+
+
+_BEGUN = re.compile(
+    r"progress\.csv|events\.out\.tfevents\..*|\.(progress\.csv|config\.json)\..*"
+    r"|checkpoints/(\.lock|step_0+\.zip|\.step_0+\.zip\..*|(rows|\.arrays\.[^/]*)/.*)"
+)
+"""What a start writes before ``config.json``."""
+
+
+def _check_free(folder: Path) -> None:
+    """Raise where a run cannot begin: in anything but a new directory, an empty one, or what a start that was killed left,
+    which its lock tells from somebody's files."""
+    if (folder / "config.json").exists():
+        raise RunError(f"{folder} already holds a run: go on with it (--resume {folder}), or choose another directory")
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: choose another directory")
+    others = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    if (folder / "checkpoints" / ".lock").exists():
+        files = [p for p in folder.rglob("*") if not p.is_dir()]
+        others = sorted(p.name for p in files if not _BEGUN.fullmatch(p.relative_to(folder).as_posix()))
+        log = folder / "progress.csv"
+        others += [log.name] if log.exists() and log.stat().st_size else []  # a start has no lines
+    if others:
+        raise RunError(f"{folder} holds other files ({', '.join(others[:3])}): choose a new directory, or an empty one")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a start wrote, but not the lock, which is held."""
+    for path in (*folder.iterdir(), *(folder / "checkpoints").iterdir()):
+        if path.name not in ("checkpoints", ".lock"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None, verbose: int = 0) -> Session:
@@ -192,21 +228,24 @@ def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None
         total_timesteps: run on to so many steps, more than the run was begun for; schedules are then of the longer run.
 
     Raises:
-        ValueError: ``total_timesteps`` is less than what the run was begun for.
+        ValueError, TypeError: ``total_timesteps`` is no whole number, or less than what the run was begun for.
         RunError: there is no run, or no whole checkpoint; another process trains in it.
         FileError: a file of the run is damaged.
     """
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise RunError(f"{folder} holds no run (there is no config.json)")
-    with _alone(folder):  # else the log of the one that trains would be cut
-        config = json.loads((folder / "config.json").read_text())
+    if total_timesteps is not None:
+        whole_number("total_timesteps", total_timesteps, 1)
+    may_write = os.access(folder / "checkpoints", os.W_OK)  # who may not can look at a finished run
+    with _alone(folder) if may_write else nullcontext():  # else the log of the one that trains would be cut
+        config = _read_json(folder / "config.json", _CONFIG)
         if total_timesteps is not None and total_timesteps != config["total_timesteps"]:
             if total_timesteps < config["total_timesteps"]:
                 raise ValueError(
                     f"total_timesteps={total_timesteps} is less than the {config['total_timesteps']} that {folder} was begun for"
                 )
-            config["total_timesteps"] = total_timesteps
+            config["total_timesteps"] = int(total_timesteps)
         for half_written in (folder / "checkpoints").glob(".step_*"):
             half_written.unlink()
         for half_written in (folder / "checkpoints").glob(".arrays.*"):
@@ -305,15 +344,14 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         RunError: one does already.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
     (folder / "checkpoints").mkdir(exist_ok=True)
     with open(folder / "checkpoints" / ".lock", "w") as lock:
         try:
+            import fcntl
+
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            pass
         except BlockingIOError:
             raise RunError(
                 f"another process is training in {folder}: wait for it, or choose another directory"
@@ -321,12 +359,36 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+_CONFIG = ("algorithm", "env", "device", "total_timesteps", "checkpoint_every", "checkpoint_seconds")
+"""What :func:`reopen` needs of ``config.json``; the rest is for people."""
+
+
+def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """An object with these keys.
+
+    Raises:
+        FileError: it is none.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise FileError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict) or (lacking := [key for key in keys if key not in value]):
+        raise FileError(
+            f"{path} is damaged: it {f'lacks {lacking[0]!r}' if isinstance(value, dict) else 'is no object'}"
+        )
+    return value
+
+
 def _load_dataset(model: Agent, source: str | os.PathLike[str]) -> Dataset:
     """The dataset, if the model can learn from it."""
     if not hasattr(model, "learn_offline"):
         raise ValueError(f"{type(model).__name__} learns from its own rollouts only: it does not take a dataset")
+    model.check_offline()
     data = _read_named("dataset", source)
     data.check(model.observation_space, model.action_space)
+    if model.config.n_steps > 1:
+        data.check_order()
     return data
 
 
@@ -366,8 +428,8 @@ class _Cadence:
     def __post_init__(self) -> None:
         if self.every is not None and (not isinstance(self.every, int) or self.every < 1):
             raise ValueError(f"checkpoint_every={self.every!r} must be a whole number of steps, at least 1, or None")
-        if self.seconds < 0:
-            raise ValueError(f"checkpoint_seconds={self.seconds!r} must be at least 0")
+        if not isinstance(self.seconds, Real) or not self.seconds >= 0:  # NaN is not
+            raise ValueError(f"checkpoint_seconds={self.seconds!r} must be a number of seconds, at least 0")
 
     def due(self, step: int) -> bool:
         if self.every is not None:
@@ -479,8 +541,15 @@ class _Log:
                 else:
                     file.unlink()
             # TensorBoard reads event files in the order of their names, which begin with the second they were made in.
-            while any(file.name.split(".")[3] >= str(int(time.time())) for file in self._events()):
-                time.sleep(0.05)
+            latest = max((int(file.name.split(".")[3]) for file in self._events()), default=0)
+            if (ahead := latest + 1 - time.time()) > 2:
+                warnings.warn(
+                    f"the event files of {folder} are dated {ahead:.0f} s ahead of the clock: TensorBoard may draw what follows "
+                    "before them",
+                    stacklevel=3,
+                )
+            else:
+                time.sleep(max(ahead, 0))
         self.csv = CSVLog(folder / "progress.csv", None if cut_to is None else cut_to["progress"])
         self.tensorboard = TensorBoardOutputFormat(str(folder))
         table = [HumanOutputFormat(sys.stdout)] if verbose else []
@@ -504,9 +573,9 @@ class _Log:
 def _note_start(folder: Path, model: Agent) -> None:
     """Add this start to ``manifest.json``, and say where it differs from the first in what decides the bits."""
     path = folder / "manifest.json"
-    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    starts = _read_json(path, ["starts"])["starts"] if path.exists() else []
     now = manifest(model.device, threads_for(model))
-    if starts and (changed := [k for k in DECISIVE if now[k] != starts[0][k]]):
+    if starts and (changed := [k for k in DECISIVE if now[k] != starts[0].get(k)]):
         warnings.warn(
             f"the run started with other {' and '.join(changed)} (see {path}): it goes on, but not bit for bit as it"
             " would have there",

@@ -218,6 +218,50 @@ def test_what_cannot_be_is_answered_in_words(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_dataset_cannot_give_is_said_before_there_is_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import h5py
+    import numpy as np
+
+    obs = np.random.default_rng(0).uniform(-1, 1, (60, 3)).astype(np.float32)
+    columns = {"observations": obs, "next_observations": obs, "actions": obs[:, :1], "rewards": obs[:, 0]}
+    with h5py.File(tmp_path / "d.hdf5", "w") as file:  # no row begins where the one before it ended
+        for name, values in columns.items():
+            file[name] = values
+        file["terminals"] = file["timeouts"] = np.arange(60) % 20 == 19
+    words = [
+        "train",
+        "SAC",
+        "--env",
+        "Pendulum-v1",
+        "--dataset",
+        str(tmp_path / "d.hdf5"),
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    for option, told in ((["--normalize-obs"], "running normalisation"), (["--n-steps", "3"], "follow")):
+        assert main([*words, "--batch-size", "16", "-n", "5", *option]) == 2
+        assert told in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no flock")
+def test_a_run_that_another_process_has_taken_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    import fcntl
+
+    from polopt.run import Session
+
+    train, folder = Session.train, tmp_path / "run"
+
+    def taken(session, *args):
+        with open(folder / "checkpoints" / ".lock", "w") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            return train(session, *args)
+
+    monkeypatch.setattr(Session, "train", taken)
+    assert main(["train", "PPO", *TINY, "-n", "96", "--out", str(folder)]) == 1
+    assert "another process is training in" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_directory_in_use(run: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["train", "PPO", *TINY, "--out", str(run)]) == 2
     assert f"--resume {run}" in capsys.readouterr().err.replace("\n", " ")

@@ -24,7 +24,7 @@ import polopt
 from polopt.agent import NonFiniteError
 from polopt.env import EnvError
 from polopt.evaluate import checkpoints
-from polopt.files import FileError, load_state
+from polopt.files import FileError, load_state, save_state
 from polopt.run import CSVLog, RunError, new_run, reopen, resume, train_run
 
 TINY: dict[str, Any] = {
@@ -169,12 +169,100 @@ def test_a_start_that_is_broken_off_leaves_nothing_behind(tmp_path: Path, monkey
         m.setattr("polopt.run.write_json", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tiny(tmp_path / "run")
-    assert not list((tmp_path / "run").iterdir())
+    assert [p.name for p in (tmp_path / "run").rglob("*")] == ["checkpoints", ".lock"]
     tiny(tmp_path / "run")
 
 
+def test_a_start_that_is_killed_leaves_a_folder_that_can_be_begun_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nothing tidies up after SIGKILL: what lies there is known for a start's."""
+
+    def killed(*_: Any) -> None:
+        os.chdir(tmp_path / "run")
+        shutil.copytree(".", "../left")
+        raise KeyboardInterrupt
+
+    for name in ("write_json", "_write_checkpoint"):
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+            m.setattr(f"polopt.run.{name}", killed)
+            tiny(tmp_path / "run")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "left" / "checkpoints" / ".step_00000000.zip.x7").write_text("half of it")
+        assert (tmp_path / "left" / "progress.csv").exists()
+        (tmp_path / "left" / "progress.csv").write_text("a,b\n1,2\n")  # of another library's, which a start never has
+        with pytest.raises(RunError, match=r"holds other files \(progress\.csv\)"):
+            tiny(tmp_path / "left")
+        (tmp_path / "left" / "progress.csv").write_text("")
+        assert tiny(tmp_path / "left").finished
+        assert not list((tmp_path / "left" / "checkpoints").glob(".step*"))
+        assert len(list((tmp_path / "left").glob("events.*"))) == 1
+        shutil.rmtree(tmp_path / "left")
+
+
+def test_two_starts_in_one_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Both find it empty; the one that was faster keeps its run."""
+    first: list[Any] = []
+
+    def slow(name: str) -> Any:
+        monkeypatch.undo()
+        first.append(new_run("PPO", "Pendulum-v1", 96, tmp_path / "run", seed=1, **TINY))
+        return polopt.PPO
+
+    monkeypatch.setattr("polopt.run.agent_class", slow)
+    with pytest.raises(RunError, match="already holds a run"):
+        new_run("PPO", "Pendulum-v1", 96, tmp_path / "run", seed=2, **TINY)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 1
+    assert first[0].train().finished
+
+
+@pytest.mark.parametrize("file", ["config.json", "manifest.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_damaged_json_file_is_named(tmp_path: Path, file: str, text: str):
+    folder = tiny(tmp_path / "run").folder
+    (folder / "model.zip").unlink()
+    (folder / file).write_text(text)
+    with pytest.raises(FileError, match=rf"{file} is damaged"):
+        resume(folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_finished_run_is_looked_at_where_nothing_can_be_written(tmp_path: Path):
+    folder = tiny(tmp_path / "run").folder
+    for path in (folder / "checkpoints" / ".lock", folder / "checkpoints", folder):
+        path.chmod(0o500)
+    assert reopen(folder).finished
+
+
+def test_a_drawn_seed_is_the_run_s(tmp_path: Path):
+    session = new_run("PPO", "Pendulum-v1", 96, tmp_path / "run", seed=None, **TINY)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == session.model.seed
+    assert reopen(tmp_path / "run").model.seed == session.model.seed
+
+
+def test_events_dated_ahead_of_the_clock_are_said(tmp_path: Path):
+    new_run("PPO", "Pendulum-v1", 96, tmp_path / "run", **TINY)
+    path = checkpoints(tmp_path / "run")[-1]
+    state = load_state(path, "model")
+    (file,) = (tmp_path / "run").glob("events.*")
+    later = file.name.replace(file.name.split(".")[3], str(int(time.time()) + 3600))
+    state["log"]["events"] = {later: file.stat().st_size}
+    file.rename(file.with_name(later))
+    save_state(path, state, "model")
+    with pytest.warns(UserWarning, match=r"dated 3\d\d\d s ahead of the clock"):
+        reopen(tmp_path / "run")
+
+
 def test_a_bad_hyperparameter_leaves_nothing_behind(tmp_path: Path):
-    for changes in ({"gamma": 2.0}, {"env_kwargs": {"nonsense": 1}}, {"checkpoint_every": 0}, {"seed": -1}):
+    wrong: tuple[dict[str, Any], ...] = (
+        {"gamma": 2.0},
+        {"env_kwargs": {"nonsense": 1}},
+        {"checkpoint_every": 0},
+        {"checkpoint_seconds": float("nan")},
+        {"checkpoint_seconds": "30"},
+        {"seed": -1},
+        {"tensorboard_log": "elsewhere"},
+        {"_init_setup_model": False},
+    )
+    for changes in wrong:
         with pytest.raises((ValueError, TypeError)):
             new_run("PPO", "Pendulum-v1", 100, tmp_path / "run", **TINY | changes)
     with pytest.raises(ValueError, match="total_timesteps=0"):
@@ -372,6 +460,9 @@ def test_a_run_is_extended(tmp_path: Path):
     tiny(tmp_path / "run", 96)
     with pytest.raises(ValueError, match="total_timesteps=64 is less than the 96"):
         resume(tmp_path / "run", total_timesteps=64)
+    for words in (160.5, "160"):
+        with pytest.raises(TypeError, match=f"total_timesteps={words!r} must be a whole number"):
+            resume(tmp_path / "run", total_timesteps=words)
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "away")
     with pytest.raises(RunError):
         resume(tmp_path / "run", total_timesteps=160)
