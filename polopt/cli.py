@@ -334,7 +334,12 @@ def demo(args: list[str]) -> int:
     parsed = _parse(Demo, args, "demo")
     with _usage():
         from polopt.demo import run
-    return run(parsed.out, parsed.seconds, parsed.seed)
+        from polopt.run import RunError
+
+        try:
+            return run(parsed.out, parsed.seconds, parsed.seed)
+        except RunError as error:
+            raise UsageError(str(error)) from error
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import time
 import tomllib
 import warnings
@@ -16,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from .evaluate import evaluate_policy
-from .files import atomic
+from .files import atomic, read_json
 from .film import film, save
 from .presets import preset
 from .registry import agent_class
-from .run import new_run
+from .run import RunError, check_free, discard, new_run
 
 __all__ = ["run"]
 
@@ -51,14 +50,18 @@ def run(out: Path, seconds: float = 60.0, seed: int = 0) -> int:
         The exit code: 0, or 130 where it was stopped.
 
     Raises:
-        RunError: ``out`` cannot be written.
+        ValueError: ``seconds`` is not above 0, or ``seed`` is none.
+        RunError: ``out`` cannot be written, or holds a run that is not a demo's, or in which a process trains.
     """
     from .envs import make_env
 
     console = Console(soft_wrap=True)
     folder = out / "run"
-    if (folder / "config.json").exists():  # an earlier demo's
-        shutil.rmtree(folder)
+    if not 0 < seconds < np.inf:
+        raise ValueError(f"seconds={seconds!r} must be a number above 0")
+    if (folder / "config.json").exists():
+        _discard_demo(folder)
+    check_free(folder)
     steps = int(np.clip(0.9 * _rate(seed) * seconds, FEWEST, MOST))
     session = new_run(ALGORITHM, ENV, steps, folder, seed=seed, **SETTING)
     model = session.model
@@ -115,6 +118,15 @@ def run(out: Path, seconds: float = 60.0, seed: int = 0) -> int:
         console.print(f"  [cyan]{path!s:{width}}[/]  {what}", highlight=False)
     console.print()
     return 0
+
+
+def _discard_demo(folder: Path) -> None:
+    """Remove the run of an earlier demo; nobody else's."""
+    config = read_json(folder / "config.json", ("algorithm", "env", "hyperparameters"))
+    ours = config["hyperparameters"].items() >= _TABLE["hyperparameters"].items()
+    if (config["algorithm"], config["env"]) != (ALGORITHM, ENV) or not ours:
+        raise RunError(f"{folder} holds a run that is no demo's: choose another directory")
+    discard(folder)
 
 
 def _rate(seed: int) -> float:

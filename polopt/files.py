@@ -15,7 +15,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,17 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-__all__ = ["FileError", "Rows", "atomic", "cache_folder", "load_state", "save_state", "with_zip", "write_json"]
+__all__ = [
+    "FileError",
+    "Rows",
+    "atomic",
+    "cache_folder",
+    "load_state",
+    "read_json",
+    "save_state",
+    "with_zip",
+    "write_json",
+]
 
 FORMAT = "polopt-state"
 VERSION = 1
@@ -105,6 +115,24 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """JSON, atomically, indented."""
     with atomic(path) as f:
         f.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """A JSON object that has these keys.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileError: it holds none.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise FileError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise FileError(f"{path} is damaged: it holds no object")
+    if lacking := [key for key in keys if key not in value]:
+        raise FileError(f"{path} is damaged: it lacks {lacking[0]!r}")
+    return value
 
 
 def save_state(

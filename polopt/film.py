@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .config import whole_number
 from .files import atomic
 
 __all__ = ["Footage", "film", "save"]
@@ -48,11 +49,14 @@ def film(
         steps: stop after so many; None films the whole episode.
 
     Raises:
+        TypeError, ValueError: ``steps`` is no whole number, or less than 1.
         NotImplementedError: the environment draws nothing.
         RenderError: there is no OpenGL; says what to install.
     """
     from .envs import make_env
 
+    if steps is not None:
+        whole_number("steps", steps, 1)
     worlds = make_env(env, num_envs=1, seed=seed, **{"render_mode": "rgb_array", **(env_kwargs or {})})
     dt = getattr(worlds.unwrapped, "dt", None)
     rate = 1.0 / dt if dt else float(FPS)

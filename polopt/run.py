@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 import secrets
@@ -28,7 +27,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,7 +45,7 @@ from .config import whole_number
 from .dataset import Dataset
 from .errors import NonFiniteError
 from .evaluate import checkpoints
-from .files import FileError, atomic, load_state, save_state, write_json
+from .files import FileError, atomic, load_state, read_json, save_state, write_json
 from .loop import threads_for
 from .manifest import DECISIVE, manifest
 from .model_file import restore
@@ -134,7 +133,7 @@ def new_run(
         FileNotFoundError, DatasetError: as ``learn_offline``.
     """
     folder = Path(out)
-    _check_free(folder)
+    check_free(folder)
     if not isinstance(env, str):
         raise TypeError(f"env={env!r} must be an environment id: a run is made again from its directory")
     whole_number("total_timesteps", total_timesteps, 1)
@@ -171,7 +170,7 @@ def new_run(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            _check_free(folder)  # again: another may have begun here while this model was made
+            check_free(folder)  # again: another may have begun here while this model was made
             try:
                 _clear(folder)
                 log = _Log(folder, model.verbose)
@@ -197,13 +196,15 @@ _BEGUN = re.compile(
 """What a start writes before ``config.json``."""
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
     """Raise where a run cannot begin: in anything but a new directory, an empty one, or what a start that was killed left,
     which its lock tells from somebody's files."""
     if (folder / "config.json").exists():
         raise RunError(f"{folder} already holds a run: go on with it (--resume {folder}), or choose another directory")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: choose another directory")
+    if any(parent.is_file() for parent in folder.parents):
+        raise RunError(f"cannot write to {folder}: it lies below a file")
     others = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     if (folder / "checkpoints" / ".lock").exists():
         files = [p for p in folder.rglob("*") if not p.is_dir()]
@@ -214,9 +215,20 @@ def _check_free(folder: Path) -> None:
         raise RunError(f"{folder} holds other files ({', '.join(others[:3])}): choose a new directory, or an empty one")
 
 
+def discard(folder: Path) -> None:
+    """Remove a run.
+
+    Raises:
+        RunError: a process trains in it.
+    """
+    with _alone(folder):
+        _clear(folder)
+
+
 def _clear(folder: Path) -> None:
-    """Remove what a start wrote, but not the lock, which is held."""
-    for path in (*folder.iterdir(), *(folder / "checkpoints").iterdir()):
+    """Remove what runs write, but not the lock, which is held; ``config.json``, without which there is no run, at last."""
+    found = [*(folder / "checkpoints").iterdir(), *folder.iterdir()]
+    for path in sorted(found, key=lambda p: p.name == "config.json"):
         if path.name not in ("checkpoints", ".lock"):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -239,7 +251,7 @@ def reopen(folder: str | os.PathLike[str], *, total_timesteps: int | None = None
         whole_number("total_timesteps", total_timesteps, 1)
     may_write = os.access(folder / "checkpoints", os.W_OK)  # who may not can look at a finished run
     with _alone(folder) if may_write else nullcontext():  # else the log of the one that trains would be cut
-        config = _read_json(folder / "config.json", _CONFIG)
+        config = read_json(folder / "config.json", _CONFIG)
         if total_timesteps is not None and total_timesteps != config["total_timesteps"]:
             if total_timesteps < config["total_timesteps"]:
                 raise ValueError(
@@ -361,23 +373,6 @@ def _alone(folder: Path) -> Iterator[None]:
 
 _CONFIG = ("algorithm", "env", "device", "total_timesteps", "checkpoint_every", "checkpoint_seconds")
 """What :func:`reopen` needs of ``config.json``; the rest is for people."""
-
-
-def _read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """An object with these keys.
-
-    Raises:
-        FileError: it is none.
-    """
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise FileError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict) or (lacking := [key for key in keys if key not in value]):
-        raise FileError(
-            f"{path} is damaged: it {f'lacks {lacking[0]!r}' if isinstance(value, dict) else 'is no object'}"
-        )
-    return value
 
 
 def _load_dataset(model: Agent, source: str | os.PathLike[str]) -> Dataset:
@@ -573,7 +568,7 @@ class _Log:
 def _note_start(folder: Path, model: Agent) -> None:
     """Add this start to ``manifest.json``, and say where it differs from the first in what decides the bits."""
     path = folder / "manifest.json"
-    starts = _read_json(path, ["starts"])["starts"] if path.exists() else []
+    starts = read_json(path, ["starts"])["starts"] if path.exists() else []
     now = manifest(model.device, threads_for(model))
     if starts and (changed := [k for k in DECISIVE if now[k] != starts[0].get(k)]):
         warnings.warn(

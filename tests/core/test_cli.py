@@ -150,6 +150,46 @@ def test_record(run: Path, capsys: pytest.CaptureFixture[str]):
     assert ".mp4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("steps", ["0", "-3"])
+def test_a_film_has_steps(run: Path, steps: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["record", str(run), "--out", str(run / "none.png"), "--steps", steps]) == 2
+    assert f"steps={steps} must be at least 1" in capsys.readouterr().err
+
+
+def test_a_demo_removes_an_earlier_demo_s_run_and_nobody_else_s(run: Path, tmp_path: Path, capsys, monkeypatch):
+    import shutil
+
+    import polopt.demo as demo
+
+    made = []
+    monkeypatch.setattr(demo, "_rate", lambda seed: 100.0)
+
+    def interrupted(*args, **kwargs):
+        made.append(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "new_run", interrupted)
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    told = lambda: " ".join(capsys.readouterr().err.split())
+    before = sorted(folder.rglob("*"))
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert f"{folder} holds a run that is no demo's" in told() and sorted(folder.rglob("*")) == before
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"env": demo.ENV}
+    (folder / "config.json").write_text(json.dumps(config))  # the preset alone is anybody's
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    config["hyperparameters"] |= demo.SETTING | {"policy_kwargs": {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "file").write_text("")
+    assert main(["demo", "--out", str(tmp_path / "file")]) == 2 and not made
+    assert main(["demo", "--out", str(tmp_path)]) == 130 and len(made) == 1
+    assert [p.name for p in folder.rglob("*")] == ["checkpoints", ".lock"]
+    (folder / "mine.txt").write_text("")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "mine.txt" in told()
+
+
 def test_recording_where_nothing_renders_says_so(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
     import polopt.film
     from polopt.errors import RenderError
@@ -202,6 +242,9 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "resume": (["train", "--resume", "nowhere"], "holds no run"),
     "evaluate": (["evaluate", "nowhere"], "nowhere.zip"),
     "list": (["list", "agent"], "agents"),
+    "demo's seconds": (["demo", "--seconds", "nan"], "seconds=nan must be a number above 0"),
+    "demo's negative seconds": (["demo", "--seconds", "-5"], "seconds=-5.0 must be a number above 0"),
+    "demo's seed": (["demo", "--seed", "-1"], "seed=-1 must be"),
 }
 
 
@@ -238,7 +281,7 @@ def test_what_a_dataset_cannot_give_is_said_before_there_is_a_run(tmp_path: Path
         "--out",
         str(tmp_path / "r"),
     ]
-    for option, told in ((["--normalize-obs"], "running normalisation"), (["--n-steps", "3"], "follow")):
+    for option, told in ((["--normalize-obs"], "running normalisation"), (["--n-steps", "3"], "consecutive steps")):
         assert main([*words, "--batch-size", "16", "-n", "5", *option]) == 2
         assert told in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "r").exists()
