@@ -30,11 +30,11 @@ from ..files import write_json
 from ..loop import unwritten
 from ..manifest import commit, manifest
 from ..presets import policy_kwargs
+from .pool import SCHEMA
 from .suite import Cell
 
 __all__ = ["Evaluator", "make_model", "play", "run_cell"]
 
-SCHEMA = 1
 _SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
 
 Predict = Callable[[np.ndarray], np.ndarray]

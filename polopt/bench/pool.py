@@ -15,11 +15,17 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..files import atomic
 from .suite import Cell, Suite, load_suite
 
 __all__ = ["Outcome", "read_record", "records_folder", "run_suite", "write_record"]
 
+SCHEMA = 1
+"""The version of a record's form."""
+_RECORD = ("label", "cell", "commit", "versions", "machine", "steps_per_cpu_second", "curve", "diagnostics")
+_CELL = ("library", "env", "seed", "steps", "evaluation")
 LEASE = 900.0
 """Seconds without a heartbeat after which a claim of another machine counts as dead."""
 _HEARTBEAT = 30.0
@@ -122,15 +128,21 @@ def read_record(path: Path) -> dict[str, Any]:
     """A record of :func:`write_record`.
 
     Raises:
-        ValueError: the file is no record.
+        ValueError: the file is no record, or of another version.
     """
     try:
-        record = json.loads(path.read_text())
-        known = bool(record["label"] and record["cell"]["env"] and record["curve"]["steps"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        record = json.loads(path.read_text("utf-8"))
+        schema = record["schema"]
+        for table, keys in ((record, _RECORD), (record["cell"], _CELL), (record["machine"], ("cpu", "cores"))):
+            for key in keys:
+                table[key]
+        steps, returns = np.array(record["curve"]["steps"], float), np.array(record["curve"]["returns"], float)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a benchmark record: {error!r}") from error
-    if not known:
-        raise ValueError(f"{path} is not a benchmark record: its curve is empty")
+    if schema != SCHEMA:
+        raise ValueError(f"{path} is a record of version {schema!r}; this polopt reads version {SCHEMA}")
+    if returns.ndim != 2 or not returns.size or len(steps) != len(returns) or not np.isfinite(returns).all():
+        raise ValueError(f"{path} is not a benchmark record: its curve is empty, or holds what is no number")
     return record
 
 
@@ -203,19 +215,20 @@ def _alive(claim: Path) -> bool:
     try:
         fresh = time.time() - claim.stat().st_mtime < LEASE
         owner = json.loads(claim.read_text())
+        host, pid, born = owner["host"], owner["pid"], owner["born"]
     except FileNotFoundError:
         return False
-    except json.JSONDecodeError:  # being written this very moment, or its writer died doing so
+    except (ValueError, KeyError, TypeError):  # being written this very moment, or its writer died doing so
         return fresh
-    if owner["host"] != socket.gethostname():
+    if host != socket.gethostname():
         return fresh
     try:
-        os.kill(owner["pid"], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return _born(owner["pid"]) == owner["born"]
+    return _born(pid) == born
 
 
 def _born(pid: int) -> str | None:

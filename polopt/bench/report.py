@@ -184,6 +184,12 @@ def _overall(
             chosen.append((one, seeds))
         else:
             notes.append(f"overall: {one.label} has no seed finished on every environment")
+    lengths = {env: {one.records[env][s]["cell"]["steps"] for one, seeds in chosen for s in seeds} for env in envs}
+    if chosen and len(every := set.union(*lengths.values())) > 1:
+        said = ", ".join(f"{env} {max(steps):,}" for env, steps in lengths.items())
+        notes.append(
+            f"overall: what lies beyond {min(every):,} steps; final scores take each run at its own end ({said})"
+        )
     return chosen
 
 

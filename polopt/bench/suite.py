@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..presets import presets
+from ..registry import list_agents
 
 __all__ = ["LIBRARIES", "Cell", "Evaluation", "Suite", "load_suite"]
 
@@ -33,8 +35,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         for name in ("every", "episodes"):
             _positive(f"evaluation.{name}", getattr(self, name))
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise ValueError(f"evaluation.seed is {self.seed!r}; it takes an integer")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise ValueError(f"evaluation.seed is {self.seed!r}; it takes an integer of at least 0")
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,9 @@ def load_suite(path: str | Path) -> Suite:
     _of_kind(str(path), table, "run", list, "tables, each [[run]]")
     for key in ("reference", "base"):
         _of_kind(str(path), table, key, dict, f"a table, [{key}]")
+    for name in table.get("base", {}):
+        _of_kind(str(path), table["base"], name, dict, f"a table, [base.{name}]")
+    _of_kind(str(path), table, "title", str, "words")
     if not all(isinstance(run, dict) for run in table["run"]):
         raise ValueError(f"{path}: run is {table['run']!r}; it takes tables, each [[run]]")
     evaluation_table = table["evaluation"]
@@ -143,7 +148,7 @@ def load_suite(path: str | Path) -> Suite:
         (table, str(path)),
         *((run, f"[[run]] {run.get('label', run.get('algorithm', ''))!r}") for run in table["run"]),
     ):
-        _listed(where, owner, "seeds", int, "integers, such as [0, 1, 2]")
+        _listed(where, owner, "seeds", int, "integers of at least 0, such as [0, 1, 2]")
         _listed(where, owner, "envs", str, 'ids, such as ["Hopper-v5"]')
     for run in table["run"]:
         rows.append(_cells_of(run, table, evaluation))
@@ -153,12 +158,15 @@ def load_suite(path: str | Path) -> Suite:
     for cell in cells:
         if cell.address in seen:
             raise ValueError(f"{path}: {cell.name} and {seen[cell.address].name} are the same cell")
-        seen[cell.address] = cell
+        if cell.name in seen:
+            raise ValueError(f"{path}: there are two {cell.name}; give each [[run]] a label of its own")
+        seen[cell.address] = seen[cell.name] = cell
 
     reference = {}
     for env, bounds in table.get("reference", {}).items():
-        if not isinstance(bounds, list) or len(bounds) != 2 or not bounds[0] < bounds[1]:
-            raise ValueError(f"[reference] {env!r} is {bounds}; it takes [low, high] with low < high")
+        numbers = isinstance(bounds, list) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in bounds)
+        if not numbers or len(bounds) != 2 or not bounds[0] < bounds[1]:
+            raise ValueError(f"[reference] {env!r} is {bounds}; it takes [low, high], numbers with low < high")
         reference[env] = (float(bounds[0]), float(bounds[1]))
     return Suite(path.stem, table.get("title", path.stem), cells, reference, path)
 
@@ -168,35 +176,43 @@ def _cells_of(run: Mapping[str, Any], table: Mapping[str, Any], evaluation: Eval
     where = f"[[run]] {run.get('label', run.get('algorithm', ''))!r}"
     known = {"label", "library", "algorithm", "base", "envs", "seeds", "steps", "config", "env_config", "prior"}
     _only_keys(where, run, known, {"library", "algorithm"})
+    for key in ("label", "library", "algorithm", "base"):
+        _of_kind(where, run, key, str, "a name in quotes")
+    _of_kind(where, run, "prior", str, "the id or the path of a dataset")
     library, algorithm = run["library"], run["algorithm"]
     if library not in LIBRARIES:
         raise ValueError(f"{where}: library is {library!r}; it is one of {', '.join(LIBRARIES)}")
+    if library == "polopt" and algorithm not in list_agents():
+        raise ValueError(f"{where}: algorithm is {algorithm!r}; polopt has {', '.join(list_agents())}")
     prior = run.get("prior")
     if prior is not None and library != "polopt":
         raise ValueError(f"{where}: prior data is polopt's; {library} takes none")
-    if prior is not None and not isinstance(prior, str):
-        raise ValueError(f"{where}: prior is {prior!r}; it takes the id or the path of a dataset")
     envs = run.get("envs", table["envs"])
     seeds = run.get("seeds", table["seeds"])
     steps = _positive(f"{where}: steps", run.get("steps", table["steps"]))
-    stray = sorted(set(run.get("env_config", {})) - set(envs))
-    if stray:
-        raise ValueError(f"{where}: env_config names {', '.join(stray)}, which this run does not train on")
-    if "base" in run and run["base"] not in table.get("base", {}):
-        raise ValueError(
-            f"{where}: base is {run['base']!r}; the suite has {', '.join(table.get('base', {})) or 'none'}"
-        )
-    base = table["base"][run["base"]] if "base" in run else {}
+    base = {}
+    if "base" in run:
+        if run["base"] not in (bases := table.get("base", {})):
+            raise ValueError(f"{where}: base is {run['base']!r}; the suite has {', '.join(bases) or 'none'}")
+        base = bases[run["base"]]
+    _only_keys(f"[base.{run.get('base')}]", base, {"config", "env_config"})
     for owner, name in ((run, where), (base, f"[base.{run.get('base')}]")):
         for key in ("config", "env_config"):
             _of_kind(name, owner, key, dict, f"a table, such as {key} = {{ gamma = 0.99 }}")
-    _only_keys(f"[base.{run.get('base')}]", base, {"config", "env_config"})
+            _plain(name, key, owner.get(key, {}))
+        for env in owner.get("env_config", {}):
+            _of_kind(f"{name}: env_config", owner["env_config"], env, dict, "a table, such as { gamma = 0.99 }")
+    stray = sorted(set(run.get("env_config", {})) - set(envs))
+    if stray:
+        raise ValueError(f"{where}: env_config names {', '.join(stray)}, which this run does not train on")
     cells = []
     for env in envs:
         config: dict[str, Any] = {}
         for source in (base, run):
             config = _merged(config, source.get("config", {}))
             config = _merged(config, source.get("env_config", {}).get(env, {}))
+        for key in ("preset", "normalize"):
+            _of_kind(where, config, key, bool, "true or false")
         if config.pop("preset", False):
             config = _merged(_preset(where, library, algorithm, env), config)
         for seed in seeds:
@@ -236,15 +252,29 @@ def _only_keys(where: str, table: Mapping[str, Any], known: Set[str], required: 
 
 
 def _of_kind(where: str, table: Mapping[str, Any], key: str, kind: type, words: str) -> None:
-    if key in table and not isinstance(table[key], kind):
+    """Raise where ``key`` is there and of another kind, or an empty name or list."""
+    if key in table and (not isinstance(table[key], kind) or (kind in (str, list) and not table[key])):
         raise ValueError(f"{where}: {key} is {table[key]!r}; it takes {words}")
 
 
 def _listed(where: str, table: Mapping[str, Any], key: str, kind: type, words: str) -> None:
     """Raise where ``key`` is there and no list of this kind, booleans apart."""
     _of_kind(where, table, key, list, f"a list of {words}")
-    if not all(isinstance(x, kind) and not isinstance(x, bool) for x in table.get(key, ())):
+    if not all(
+        isinstance(x, kind) and not isinstance(x, bool) and (x >= 0 if kind is int else x) for x in table.get(key, ())
+    ):
         raise ValueError(f"{where}: {key} is {table[key]!r}; it takes a list of {words}")
+
+
+def _plain(where: str, key: str, value: Any) -> None:
+    """Raise where a value, or one inside it, is none that a record could hold, such as a date or ``inf``."""
+    if isinstance(value, (dict, list)):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _plain(where, f"{key}.{name}", inner)
+    elif not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(
+            f"{where}: {key} is {value}; it takes numbers that are finite, words, true, false, lists of them"
+        )
 
 
 def _positive(name: str, value: Any) -> int:

@@ -168,6 +168,29 @@ def test_committed_suites_load_and_every_record_belongs_to_one(path):
         (('envs = ["CartPole-v1"]', 'envs = "CartPole-v1"'), r"envs is 'CartPole-v1'; it takes a list of ids"),
         (("every = 32", 'every = 32\nseed = "x"'), "evaluation.seed is 'x'"),
         (("config = { n_steps = 8 }", "config = 3"), "config is 3; it takes a table"),
+        (("config = {", "label = 3\nconfig = {"), "label is 3; it takes a name"),
+        (("config = {", 'label = ""\nconfig = {'), "label is ''; it takes a name"),
+        (("config = {", "base = []\nconfig = {"), r"base is \[\]; it takes a name"),
+        (("config = {", "env_config = 3\nconfig = {"), "env_config is 3; it takes a table"),
+        (("config = {", 'env_config."CartPole-v1" = 3\nconfig = {'), "env_config: CartPole-v1 is 3; it takes a table"),
+        (('algorithm = "A2C"', "algorithm = 3"), "algorithm is 3; it takes a name"),
+        (('"sb3"\nalgorithm = "A2C"', '"polopt"\nalgorithm = "A3C"'), "algorithm is 'A3C'; polopt has .*A2C"),
+        (("n_steps = 8", 'normalize = "yes"'), "normalize is 'yes'; it takes true or false"),
+        (("n_steps = 8", "max_grad_norm = inf"), "config.max_grad_norm is inf; it takes numbers that are finite"),
+        (("n_steps = 8", "a = { b = [2026-01-01] }"), r"config.a.b.0 is 2026-01-01; it takes numbers"),
+        (("seeds = [0, 1]", "seeds = []"), r"seeds is \[\]; it takes a list of integers"),
+        (("seeds = [0, 1]", "seeds = [-1]"), r"seeds is \[-1\]; it takes a list of integers of at least 0"),
+        (('envs = ["CartPole-v1"]', "envs = []"), r"envs is \[\]; it takes a list of ids"),
+        (("every = 32", "every = 32\nseed = -1"), "evaluation.seed is -1; it takes an integer of at least 0"),
+        (("[evaluation]", "title = 3\n[evaluation]"), "title is 3; it takes words"),
+        (("[evaluation]", "base = { zoo = 3 }\n[evaluation]"), "zoo is 3; it takes a table"),
+        (("[evaluation]", 'reference = {"CartPole-v1" = ["a", "b"]}\n[evaluation]'), "numbers with low < high"),
+        (("[evaluation]", 'reference = {"CartPole-v1" = [1, "b"]}\n[evaluation]'), "numbers with low < high"),
+        (("[evaluation]", 'reference = {"CartPole-v1" = [-inf, inf]}\n[evaluation]'), "numbers with low < high"),
+        (
+            ("config = { n_steps = 8 }", 'config = { n_steps = 8 }\n[[run]]\nlibrary = "sb3"\nalgorithm = "A2C"'),
+            "there are two sb3 A2C/CartPole-v1/0; give each",
+        ),
     ],
 )
 def test_a_bad_suite_names_the_key(tiny, change, words):
@@ -415,6 +438,12 @@ def test_whose_claims_hold(tmp_path):
     os.utime(away, (old, old))
     assert not pool._alive(away) and pool._claim(away)
     assert json.loads(away.read_text())["pid"] == os.getpid()
+    for text in ("", "{}", "[]", "3"):  # not yet written, or never
+        unclear = tmp_path / "unclear"
+        unclear.write_text(text)
+        assert pool._alive(unclear)
+        os.utime(unclear, (old, old))
+        assert not pool._alive(unclear)
 
 
 def test_a_claim_has_one_winner(tmp_path):
@@ -441,6 +470,7 @@ def fake_record(cell, final, noise=0.0):
     mean = final * np.minimum(1.0, steps / (0.5 * cell.steps))
     returns = np.stack([mean - noise, mean + noise], axis=1)
     return {
+        "schema": pool.SCHEMA,
         "address": cell.address,
         "label": cell.label,
         "cell": cell.content,
@@ -550,6 +580,21 @@ def test_a_folder_of_records_has_no_common_scale(measured):
     assert result.notes == ("no overall figure: there are no reference scores for A-v0, B-v0",)
 
 
+def test_environments_of_different_length_are_noted(measured):
+    """The overall curves end where the shortest does."""
+    text = measured.read_text()
+    for label, library in (("ours", "polopt"), ("theirs", "sb3")):
+        run = f'label = "{label}"'
+        text = text.replace(run, f'{run}\n envs = ["A-v0"]')
+        text += f'[[run]]\n{run}\nlibrary = "{library}"\nalgorithm = "PPO"\nenvs = ["B-v0"]\nsteps = 200\n'
+    measured.write_text(text)
+    suite = load_suite(measured)
+    for cell in suite.cells:
+        write_record(records_folder(suite) / f"{cell.stem}.json", fake_record(cell, 50.0))
+    (note,) = report.report(measured, reps=10).notes
+    assert note.startswith("overall: what lies beyond 100 steps") and note.endswith("(A-v0 100, B-v0 200)")
+
+
 def test_bad_reports(measured, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="there are no records"):
@@ -561,6 +606,22 @@ def test_bad_reports(measured, tmp_path):
     for text in ("{", "[]", '{"address": 1}'):
         bad.write_text(text)
         with pytest.raises(ValueError, match=r"bad\.json is not a benchmark record"):
+            read_record(bad)
+    good = read_record(next(records_folder(load_suite(measured)).glob("polopt*.json")))
+    curve = good["curve"]
+    for change, words in (
+        ({"schema": 2}, "is a record of version 2; this polopt reads version 1"),
+        ({"machine": {}}, "is not a benchmark record: KeyError"),
+        ({"curve": curve | {"returns": [[None]] * len(curve["steps"])}}, "its curve"),
+        ({"curve": curve | {"returns": curve["returns"][1:]}}, "its curve"),
+        ({"curve": {"steps": [], "returns": []}}, "its curve is empty"),
+    ):
+        bad.write_text(json.dumps(good | change))
+        with pytest.raises(ValueError, match=rf"bad\.json .*{words}"):
+            read_record(bad)
+    for key in ("diagnostics", "versions", "steps_per_cpu_second"):
+        bad.write_text(json.dumps({k: v for k, v in good.items() if k != key}))
+        with pytest.raises(ValueError, match=rf"bad\.json is not a benchmark record: KeyError\('{key}'"):
             read_record(bad)
 
 
