@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from .config import whole_number
 from .evaluate import evaluate_policy
 from .files import atomic, read_json
 from .film import film, save
@@ -59,6 +60,7 @@ def run(out: Path, seconds: float = 60.0, seed: int = 0) -> int:
     folder = out / "run"
     if not 0 < seconds < np.inf:
         raise ValueError(f"seconds={seconds!r} must be a number above 0")
+    whole_number("seed", seed)
     if (folder / "config.json").exists():
         _discard_demo(folder)
     check_free(folder)

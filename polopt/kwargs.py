@@ -27,6 +27,10 @@ def encode(kwargs: Any) -> Any:
         TypeError: there is something that no file could give back.
     """
     if isinstance(kwargs, dict):
+        if _names_class(kwargs):
+            raise TypeError(
+                f"{kwargs!r} in policy_kwargs or env_kwargs would be read back as a class: give the class itself"
+            )
         return {k: encode(v) for k, v in kwargs.items()}
     if isinstance(kwargs, (list, tuple)):
         return [encode(v) for v in kwargs]
@@ -41,6 +45,11 @@ def encode(kwargs: Any) -> Any:
     )
 
 
+def _names_class(x: Any) -> bool:
+    """Whether it is what a class is stored as."""
+    return isinstance(x, dict) and x.keys() == {"class"} and isinstance(x["class"], str) and ":" in x["class"]
+
+
 def decode(stored: Any, given: Any, path: Any) -> Any:
     """What :func:`encode` made JSON of; where they are ``given`` anew, those, if they are the same.
 
@@ -51,7 +60,7 @@ def decode(stored: Any, given: Any, path: Any) -> Any:
         if encode(given) != stored:
             raise ValueError(f"policy_kwargs={given!r} differ from those stored in {path}: {stored!r}")
         return dict(given)
-    if isinstance(stored, dict) and "class" in stored:
+    if _names_class(stored):
         module, _, name = stored["class"].partition(":")
         if not stored["class"].startswith(_TRUSTED):
             raise ValueError(

@@ -118,7 +118,7 @@ def new_run(
 
     Args:
         total_timesteps: environment steps; with a dataset, gradient steps.
-        out: the directory; new, or empty.
+        out: the directory; new, empty, or as a start that was killed left it.
         dataset: learn from this alone: a local Minari id, a Minari folder or a D4RL file. The run keeps its hash, not its
             rows; ``env`` is what the policy is evaluated in.
         prior: learn from this beside the environment, where the method can (RLPD); named as ``dataset`` is. The run keeps
@@ -309,6 +309,7 @@ class Session:
 
         Raises:
             RunError: another process trains in this directory.
+            FileError: ``manifest.json`` is damaged.
             EnvError, NonFiniteError: as ``learn``; the checkpoints stay.
             OSError: a checkpoint could not be written; the former ones stay.
         """
