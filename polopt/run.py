@@ -216,7 +216,7 @@ def check_free(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a run.
+    """Remove a run, and whatever lies with it.
 
     Raises:
         RunError: a process trains in it.
@@ -226,7 +226,7 @@ def discard(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what runs write, but not the lock, which is held; ``config.json``, without which there is no run, at last."""
+    """Remove all there is but the lock, which is held; ``config.json``, which says what the rest is, at last."""
     found = [*(folder / "checkpoints").iterdir(), *folder.iterdir()]
     for path in sorted(found, key=lambda p: p.name == "config.json"):
         if path.name not in ("checkpoints", ".lock"):
@@ -544,8 +544,8 @@ class _Log:
                     "before them",
                     stacklevel=3,
                 )
-            else:
-                time.sleep(max(ahead, 0))
+            elif ahead > 0:
+                time.sleep(ahead + 0.01)
         self.csv = CSVLog(folder / "progress.csv", None if cut_to is None else cut_to["progress"])
         self.tensorboard = TensorBoardOutputFormat(str(folder))
         table = [HumanOutputFormat(sys.stdout)] if verbose else []
