@@ -84,7 +84,9 @@ def test_saved_in_full_it_goes_on_as_if_it_had_not_been(tmp_path):
 def test_what_cannot_be_normalised_is_refused():
     with pytest.raises(ValueError, match="standardize=True"):
         make("TD3BC").learn_offline("nothing", 1)
-    with pytest.raises(NotImplementedError, match="normalize_obs=True: observations and rewards are modelled as they are"):
+    with pytest.raises(
+        NotImplementedError, match="normalize_obs=True: observations and rewards are modelled as they are"
+    ):
         make("MBPO")
     with pytest.raises(ValueError, match="without Normalize"):
         polopt.SAC("MlpPolicy", Normalize(polopt.make_env("Pendulum-v1")))
